@@ -1,0 +1,58 @@
+# What everybody types: make run, make test. `make help` lists the rest.
+GO      ?= go
+PREFIX  ?= /usr/local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PLUGINS := $(notdir $(wildcard plugins/*))
+
+.PHONY: all build run test check check-quick unit race fuzz crash e2e bench install clean generate help deps
+
+all: build
+
+build: ## build bin/mooring and bin/plugins/*
+	@./tools/check-go.sh "$(GO)"
+	@mkdir -p bin/plugins
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mooring ./cmd/mooring
+	@for p in $(PLUGINS); do echo "build bin/plugins/$$p"; CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plugins/$$p ./plugins/$$p || exit 1; done
+
+run: build ## build all and start a node from config.hcl
+	./bin/mooring agent -config config.hcl
+
+deps: ## install what the tests need (Debian)
+	./e2e/install-deps.sh
+
+test: deps build check unit race e2e ## everything that CI runs
+
+check-quick: build check unit ## the part of test that needs neither root nor QEMU
+
+check: ## formatting, vet, generated files, house rules
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./e2e/...
+
+unit: ## all unit, contract, crash and in-process tests
+	$(GO) test -shuffle=on -timeout 15m ./...
+
+race: ## the concurrent packages under the race detector
+	$(GO) test -race -short -timeout 20m ./core/... ./sdk/... ./plugins/...
+
+fuzz: ## every fuzz target, 20 s each
+	./tools/fuzz.sh 20s
+
+e2e: build ## real initiators in QEMU
+	$(GO) test -tags e2e -count=1 -timeout 30m -v ./e2e/...
+
+bench: build ## the table of docs/performance.md
+	./tools/bench.sh
+
+generate: ## regenerate sdk/proto (needs protoc)
+	$(GO) generate ./sdk/proto
+
+install: build ## install below PREFIX, with the systemd unit and completions
+	./tools/install.sh "$(PREFIX)" "$(DESTDIR)"
+
+clean: ## remove what was built
+	rm -rf bin
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

@@ -1,0 +1,414 @@
+package access
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/sdk/ring"
+)
+
+const (
+	blockBytes = 4096
+	// maxChunk is the most that a long Verify or an unaligned long command moves at
+	// a time, in bytes, so that one command cannot hold the memory of many.
+	maxChunk = 1 << 20
+)
+
+// parking says where an op waits when it is not at a disk.
+type parking uint8
+
+const (
+	notParked    parking = iota
+	parkedOrder          // behind an overlapping command
+	parkedExtent         // until its extent is allocated or sealed
+	parkedBounce         // until bounce memory is free
+	parkedLease          // until the Meta session is renewed
+)
+
+// op is one command that a plugin put into its ring, from the moment its entry was
+// validated until its completion is published. Ops are recycled by their port.
+type op struct {
+	port  *port
+	grant *grant
+	vol   *Volume
+
+	tag    uint32
+	kind   ring.Op
+	fua    bool
+	range_ span   // bytes of the volume, as the host named them
+	buf    []byte // pool memory; the plugin may change it at any time
+
+	submitted, taken int64 // CLOCK_MONOTONIC ns
+	disk             int64 // ns spent at disks
+
+	// Ordering; see order.
+	prev, next *op
+	holds      bool // reads before it writes
+	hold       span // the blocks it changes
+	active     bool
+	seq        uint64
+
+	park    parking
+	dead    bool // completed while parked; whoever unparks it recycles it
+	pos     int64
+	pending int  // I/Os at the stores
+	writing bool // the second half of a read-modify-write
+	status  ring.Status
+	info    uint64
+	bounce  []byte
+	ios     [2]extent.IO
+}
+
+// changes says whether the command changes data.
+func (o *op) changes() bool {
+	switch o.kind {
+	case ring.OpWrite, ring.OpWriteZeroes, ring.OpDiscard, ring.OpCompareAndWrite:
+		return true
+	}
+	return false
+}
+
+func (o *op) aligned() bool { return (o.range_.from|o.range_.to)&(blockBytes-1) == 0 }
+
+// fail records the first failure; later ones do not hide it.
+func (o *op) fail(s ring.Status, info int64) {
+	if o.status == ring.StatusOK {
+		o.status, o.info = s, uint64(info)
+	}
+}
+
+// start runs o from its first step. Ordering is settled.
+func (o *op) start() {
+	switch o.kind {
+	case ring.OpRead:
+		if o.aligned() {
+			o.transfer(extent.OpRead, o.range_, o.buf)
+			return
+		}
+		o.readIntoBounce(o.range_)
+	case ring.OpWrite:
+		if o.aligned() {
+			o.transfer(extent.OpWrite, o.range_, o.buf)
+			return
+		}
+		o.readIntoBounce(o.range_)
+	case ring.OpCompare, ring.OpCompareAndWrite:
+		o.readIntoBounce(o.range_)
+	case ring.OpVerify, ring.OpWriteZeroes, ring.OpDiscard:
+		o.pos = o.range_.from
+		o.nextChunk()
+	case ring.OpFlush:
+		o.flush()
+	}
+}
+
+// readIntoBounce reads the whole blocks under r into core memory.
+func (o *op) readIntoBounce(r span) {
+	w := r.blocks()
+	if !o.takeBounce(int(w.to - w.from)) {
+		return
+	}
+	o.transfer(extent.OpRead, w, o.bounce)
+}
+
+// takeBounce gives o core memory, or parks it until some is free.
+func (o *op) takeBounce(n int) bool {
+	if len(o.bounce) == n {
+		return true
+	}
+	b, ok := o.vol.access.bounces.take(n)
+	if !ok {
+		o.park = parkedBounce
+		o.vol.access.bounces.wait(o)
+		return false
+	}
+	o.bounce = b
+	return true
+}
+
+// transfer moves the blocks of r, which is block-aligned, between mem and the
+// extents under it. It parks o when an extent is not ready, and starts over then.
+func (o *op) transfer(kind extent.Op, r span, mem []byte) {
+	v := o.vol
+	size := v.access.extentBytes
+	for at := r.from; at < r.to; at = (at/size + 1) * size {
+		if !v.ready(o, at/size, kind) {
+			return
+		}
+	}
+	o.pending++ // kept until all are submitted
+	n := 0
+	for at := r.from; at < r.to; {
+		end := min((at/size+1)*size, r.to)
+		e := &v.extents[at/size]
+		var part []byte
+		if mem != nil {
+			part = mem[at-r.from : end-r.from]
+		}
+		if e.handle == nil { // never written
+			if kind == extent.OpRead {
+				clear(part)
+			}
+			at = end
+			continue
+		}
+		io := &o.ios[n]
+		n++
+		*io = extent.IO{
+			Op: kind, Extent: e.handle, Gen: e.generation,
+			Block: uint32(at % size / blockBytes), Blocks: uint32((end - at) / blockBytes),
+			Buf: part, Durable: kind != extent.OpRead && (v.durable || o.fua),
+			Done: v.access.ioDone, User: o,
+		}
+		o.pending++
+		e.store.Submit(io)
+		at = end
+	}
+	if o.pending--; o.pending == 0 {
+		o.step()
+	}
+}
+
+// ioDone is the completion of one I/O at a store.
+func (o *op) ioDone(io *extent.IO) {
+	o.disk += io.DiskNanos
+	if io.Err != nil {
+		o.fail(o.vol.access.statusOf(o, io))
+	}
+	if o.pending--; o.pending == 0 {
+		o.step()
+	}
+}
+
+// step goes on after everything that was submitted is back.
+func (o *op) step() {
+	if o.status != ring.StatusOK {
+		o.finish()
+		return
+	}
+	switch o.kind {
+	case ring.OpRead:
+		if o.bounce != nil {
+			copy(o.buf, o.inBounce(o.range_))
+		}
+		o.finish()
+	case ring.OpWrite:
+		if o.bounce == nil || o.writing {
+			o.finish()
+			return
+		}
+		o.rewrite(o.range_, o.buf)
+	case ring.OpCompare:
+		o.compare(o.buf)
+		o.finish()
+	case ring.OpCompareAndWrite:
+		if o.writing {
+			o.finish()
+			return
+		}
+		n := len(o.buf) / 2
+		if !o.compare(o.buf[:n]) {
+			o.finish()
+			return
+		}
+		o.rewrite(o.range_, o.buf[n:])
+	case ring.OpVerify, ring.OpWriteZeroes, ring.OpDiscard:
+		o.chunkDone()
+	default:
+		o.finish()
+	}
+}
+
+// inBounce is the part of the bounce memory that holds r; the bounce memory begins
+// at the block in which r begins.
+func (o *op) inBounce(r span) []byte {
+	from := r.from & (blockBytes - 1)
+	return o.bounce[from : from+r.to-r.from]
+}
+
+// rewrite lays data over what was read and writes the blocks back; a nil data is zeros.
+func (o *op) rewrite(r span, data []byte) {
+	if data != nil {
+		copy(o.inBounce(r), data)
+	} else {
+		clear(o.inBounce(r))
+	}
+	o.writing = true
+	o.transfer(extent.OpWrite, r.blocks(), o.bounce)
+}
+
+// compare says whether the volume holds want, and if not names the first logical
+// block that differs.
+func (o *op) compare(want []byte) bool {
+	have := o.inBounce(o.range_)
+	if bytes.Equal(have, want) {
+		return true
+	}
+	i := 0
+	for have[i] == want[i] {
+		i++
+	}
+	at := o.range_.from + int64(i)
+	o.fail(ring.StatusCompareFailed, at-at%int64(o.vol.blockSize))
+	return false
+}
+
+// nextChunk does the next part of a command that may be longer than memory or an
+// extent: Verify, WriteZeroes, Discard.
+func (o *op) nextChunk() {
+	if o.pos >= o.range_.to {
+		o.finish()
+		return
+	}
+	o.writing = false
+	switch c := o.chunk(); o.kind {
+	case ring.OpVerify:
+		o.readIntoBounce(c)
+	case ring.OpWriteZeroes:
+		if (c.from|c.to)&(blockBytes-1) != 0 {
+			o.readIntoBounce(c)
+			return
+		}
+		o.transfer(extent.OpZero, c, nil)
+	case ring.OpDiscard:
+		if (c.from|c.to)&(blockBytes-1) != 0 {
+			o.pos = c.to // parts of blocks are not deallocated
+			o.vol.access.later(o)
+			return
+		}
+		o.transfer(extent.OpZero, c, nil)
+	}
+}
+
+// chunk is the part of the command at pos that can be done at once: the rest of a
+// block that the range cuts, or whole blocks within one extent.
+func (o *op) chunk() span {
+	rest := span{o.pos, o.range_.to}
+	if o.kind == ring.OpVerify {
+		return span{rest.from, min(rest.to, (rest.from+maxChunk)&^(blockBytes-1))}
+	}
+	if rest.from&(blockBytes-1) != 0 || rest.to-rest.from < blockBytes {
+		return span{rest.from, min(rest.to, rest.blocks().from+blockBytes)}
+	}
+	size := o.vol.access.extentBytes
+	return span{rest.from, min(rest.to&^(blockBytes-1), (rest.from/size+1)*size)}
+}
+
+func (o *op) chunkDone() {
+	c := o.chunk()
+	if o.kind == ring.OpWriteZeroes && o.bounce != nil && !o.writing {
+		o.rewrite(c, nil)
+		return
+	}
+	o.releaseBounce()
+	o.pos = c.to
+	// Through the reactor's run queue, not by recursion: a discard of a large thin
+	// volume has thousands of chunks that end at once.
+	o.vol.access.later(o)
+}
+
+// flush makes everything acknowledged on the volume durable. Under sync durability
+// it already is.
+func (o *op) flush() {
+	v := o.vol
+	if v.durable {
+		o.finish()
+		return
+	}
+	if v.mayHaveLost(o.grant) {
+		o.fail(ring.StatusWriteLost, 0)
+		o.finish()
+		return
+	}
+	o.pending++
+	n := 0
+	for _, s := range v.access.stores {
+		if !v.uses(s) {
+			continue
+		}
+		var io *extent.IO
+		if n < len(o.ios) {
+			io = &o.ios[n]
+		} else {
+			io = new(extent.IO) // more than two stores under one volume: rare, and a flush
+		}
+		n++
+		*io = extent.IO{Op: extent.OpFlush, Durable: true, Done: v.access.ioDone, User: o}
+		o.pending++
+		s.Submit(io)
+	}
+	if o.pending--; o.pending == 0 {
+		o.step()
+	}
+}
+
+func (o *op) releaseBounce() {
+	if o.bounce != nil {
+		o.vol.access.bounces.give(o.bounce)
+		o.bounce = nil
+	}
+}
+
+// finish ends o: it answers the plugin, unless the plugin is gone or the command
+// may no longer be answered with success.
+func (o *op) finish() {
+	a := o.vol.access
+	if o.status == ring.StatusOK && o.kind != ring.OpFlush && !a.mayServe() {
+		// The lease ran out while the command was under way: what it did cannot be
+		// vouched for any more (a new owner may already have answered others).
+		o.fail(ring.StatusRetry, 0)
+	}
+	o.releaseBounce()
+	v := o.vol
+	v.account(o)
+	o.port.complete(o)
+	v.order.leave(o, (*op).start)
+	v.left(o)
+	o.recycle()
+}
+
+// drop answers a parked op with status and leaves its carcass to whoever unparks it.
+func (o *op) drop(s ring.Status) {
+	o.dead = true
+	o.fail(s, 0)
+	o.releaseBounce()
+	o.port.complete(o)
+	if o.active {
+		o.vol.order.leave(o, (*op).start)
+	}
+	o.vol.left(o)
+}
+
+// recycle gives o back to its port.
+func (o *op) recycle() { o.port.free(o) }
+
+// statusOf translates what a store said. A failure of ours (lease, fence, dead
+// store) is path-related, so that hosts try again or elsewhere; only damaged data
+// is a media error, and only a full store is a capacity error.
+func (a *Access) statusOf(o *op, io *extent.IO) (ring.Status, int64) {
+	switch {
+	case errors.Is(io.Err, extent.ErrCorrupt):
+		at := o.range_.from
+		if e := o.extentAt(io); e >= 0 {
+			at = e*a.extentBytes + int64(io.BadBlock)*blockBytes
+		}
+		return ring.StatusMediaError, max(at, o.range_.from)
+	case errors.Is(io.Err, extent.ErrNoSpace):
+		return ring.StatusNoSpace, o.range_.from
+	default:
+		a.storeTrouble(o, io)
+		return ring.StatusPathLost, 0
+	}
+}
+
+// extentAt is the index, in its volume, of the extent that io went to.
+func (o *op) extentAt(io *extent.IO) int64 {
+	first := o.range_.from / o.vol.access.extentBytes
+	for i := first; i*o.vol.access.extentBytes < o.range_.to; i++ {
+		if o.vol.extents[i].handle == io.Extent {
+			return i
+		}
+	}
+	return -1
+}

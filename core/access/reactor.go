@@ -1,0 +1,173 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/mooring-io/mooring/core/vfs"
+)
+
+// ErrStopped is answered to whoever asks a reactor that has ended.
+var ErrStopped = errors.New("the reactor has stopped")
+
+// Reactor is the one thread on which all data-path state of a core lives.
+type Reactor struct {
+	queue   vfs.Queue
+	clock   Clock
+	monoNow int64    // see now; 0: not read since the last wait
+	bootNow int64    // see boot; likewise
+	sources []source // polled every turn
+	kicks   []func() // run at the end of every turn that did work
+	stop    atomic.Bool
+	done    chan struct{}
+	turns   uint64
+	sleeps  uint64
+}
+
+// source is something the reactor polls: a plugin's ring.
+type source interface {
+	// poll does the work that waits, at most a batch, and says how much that was.
+	poll() int
+	// publish makes results visible to the other side and wakes it if it sleeps.
+	publish()
+	// sleep announces that the reactor is about to block; false means work has
+	// come in the meantime.
+	sleep() bool
+	// awake takes the announcement back.
+	awake()
+}
+
+// Clock tells the time: Monotonic is CLOCK_MONOTONIC (comparable with the
+// plugins' stamps), Boot is CLOCK_BOOTTIME (leases). Both in nanoseconds.
+type Clock interface {
+	Monotonic() int64
+	Boot() int64
+}
+
+// NewReactor returns a reactor that will drive queue. It does nothing before Run.
+func NewReactor(queue vfs.Queue, clock Clock) *Reactor {
+	return &Reactor{queue: queue, clock: clock, done: make(chan struct{})}
+}
+
+// Queue returns the queue that the reactor drives; stores are opened on it.
+func (r *Reactor) Queue() vfs.Queue { return r.queue }
+
+// Run turns until Stop is called or the queue fails. It locks its goroutine to an
+// OS thread.
+func (r *Reactor) Run() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(r.done)
+	for {
+		if err := r.turn(); err != nil {
+			return err
+		}
+		if r.stop.Load() {
+			return nil
+		}
+	}
+}
+
+// turn does one round: take what the rings hold, hand it to the stores, tell the
+// plugins what is finished, and wait for the disk or a doorbell when there was
+// nothing to do.
+func (r *Reactor) turn() error {
+	r.turns++
+	r.monoNow, r.bootNow = 0, 0
+	work := 0
+	for _, s := range r.sources {
+		work += s.poll()
+	}
+	for _, k := range r.kicks {
+		k()
+	}
+	for _, s := range r.sources {
+		s.publish()
+	}
+	wait := work == 0 && r.fallAsleep()
+	r.monoNow, r.bootNow = 0, 0
+	err := r.queue.Turn(wait)
+	if wait {
+		r.sleeps++
+		for _, s := range r.sources {
+			s.awake()
+		}
+	}
+	return err
+}
+
+// fallAsleep announces to every source that the reactor is about to block. If one
+// of them has work by then, all announcements are taken back.
+func (r *Reactor) fallAsleep() bool {
+	if r.stop.Load() {
+		return false
+	}
+	for i, s := range r.sources {
+		if s.sleep() {
+			continue
+		}
+		for _, t := range r.sources[:i+1] {
+			t.awake()
+		}
+		return false
+	}
+	return true
+}
+
+// Post runs fn on the reactor soon. It is for any goroutine, and never blocks.
+func (r *Reactor) Post(fn func()) { r.queue.Post(fn) }
+
+// Do runs fn on the reactor and waits until it has run. Not for the reactor itself.
+func (r *Reactor) Do(ctx context.Context, fn func()) error {
+	ran := make(chan struct{})
+	r.queue.Post(func() {
+		fn()
+		close(ran)
+	})
+	select {
+	case <-ran:
+		return nil
+	case <-r.done:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Stop ends Run after the present turn and waits for it.
+func (r *Reactor) Stop() {
+	r.stop.Store(true)
+	r.queue.Post(func() {})
+	<-r.done
+}
+
+func (r *Reactor) addSource(s source) { r.sources = append(r.sources, s) }
+
+func (r *Reactor) removeSource(s source) {
+	kept := r.sources[:0:0]
+	for _, t := range r.sources {
+		if t != s {
+			kept = append(kept, t)
+		}
+	}
+	r.sources = kept // a new slice: turn may be walking the old one
+}
+
+// now is the time in CLOCK_MONOTONIC nanoseconds. Like boot it is read at most once
+// between two waits: what one turn does is quick, and a reading per command is not free.
+func (r *Reactor) now() int64 {
+	if r.monoNow == 0 {
+		r.monoNow = r.clock.Monotonic()
+	}
+	return r.monoNow
+}
+
+// boot is the time in CLOCK_BOOTTIME nanoseconds.
+func (r *Reactor) boot() int64 {
+	if r.bootNow == 0 {
+		r.bootNow = r.clock.Boot()
+	}
+	return r.bootNow
+}

@@ -1,0 +1,559 @@
+// Package config reads a node's HCL file.
+//
+// It owns the file's schema, its defaults and its diagnostics. It does not own
+// what the objects mean (package meta), nor the attributes inside a plugin's
+// config block: those are decoded against the schema that the plugin describes
+// (package supervisor).
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+)
+
+// Config is a valid configuration. Sizes are bytes; paths are absolute.
+type Config struct {
+	File       string // where it was read from, as given
+	DataDir    string
+	PluginDir  string // "" is beside the binary
+	Node       Node
+	Log        Log
+	Admin      Admin
+	Limits     Limits
+	Stores     []Store
+	Plugins    []Plugin
+	Tenants    []Tenant
+	Volumes    []Volume
+	Hosts      []Host
+	Subsystems []Subsystem
+}
+
+// Pos is where an object stands in the file.
+type Pos struct {
+	File string
+	Line int
+}
+
+func (p Pos) String() string { return fmt.Sprintf("%s:%d", p.File, p.Line) }
+
+// Node names this node.
+type Node struct{ Name string }
+
+// Log says how much is logged and in which form.
+type Log struct {
+	Level string // trace, debug, info, warn or error
+	JSON  bool
+}
+
+// Admin says where the agent listens for the CLI and for Prometheus.
+type Admin struct {
+	Socket  string // path of the unix socket
+	Metrics string // host:port, "" is off
+}
+
+// Limits bound what waits.
+type Limits struct {
+	HoldFor    time.Duration // how long a command waits for the cluster before it is answered "retry"
+	SessionTTL time.Duration // of the node's Meta session
+}
+
+// Store is one disk's worth of extents.
+type Store struct {
+	Pos
+	Name     string
+	Path     string
+	Capacity int64 // 0: grows to what the file system has
+	Media    string
+}
+
+// Plugin is one plugin to run.
+type Plugin struct {
+	Pos
+	Name        string
+	Listen      []string // URLs
+	Threads     int
+	PoolBytes   int64 // per thread
+	RingEntries int
+	User        string   // "" chooses an unprivileged one when the agent is root
+	Config      hcl.Body // the config block, for the plugin's own schema; nil if absent
+}
+
+// Tenant owns volumes and subsystems.
+type Tenant struct {
+	Pos
+	Name   string
+	Policy string
+}
+
+// Volume is a volume to create or update.
+type Volume struct {
+	Pos
+	Name       string
+	Tenant     string
+	Size       int64
+	BlockSize  int
+	Durability string // "sync" or "volatile"
+}
+
+// Host gives an NQN a name.
+type Host struct {
+	Pos
+	Name string
+	NQN  string
+}
+
+// Subsystem is an NVMe subsystem and the namespaces in it.
+type Subsystem struct {
+	Pos
+	NQN          string
+	Tenant       string
+	Serial       string
+	AllowAnyHost bool
+	Hosts        []string // names of host blocks, or NQNs
+	Namespaces   []Namespace
+}
+
+// Namespace attaches a volume to a subsystem.
+type Namespace struct {
+	Pos
+	NSID      uint32
+	Volume    string
+	VisibleTo []string // names of host blocks, or NQNs; empty: all allowed hosts
+}
+
+// The file as gohcl sees it.
+type file struct {
+	DataDir    string           `hcl:"data_dir,optional"`
+	PluginDir  string           `hcl:"plugin_dir,optional"`
+	Node       *nodeBlock       `hcl:"node,block"`
+	Log        *logBlock        `hcl:"log,block"`
+	Admin      *adminBlock      `hcl:"admin,block"`
+	Limits     *limitsBlock     `hcl:"limits,block"`
+	Stores     []storeBlock     `hcl:"store,block"`
+	Plugins    []pluginBlock    `hcl:"plugin,block"`
+	Tenants    []tenantBlock    `hcl:"tenant,block"`
+	Volumes    []volumeBlock    `hcl:"volume,block"`
+	Hosts      []hostBlock      `hcl:"host,block"`
+	Subsystems []subsystemBlock `hcl:"subsystem,block"`
+}
+
+type nodeBlock struct {
+	Name string `hcl:"name,optional"`
+}
+
+type logBlock struct {
+	Level string    `hcl:"level,optional"`
+	JSON  bool      `hcl:"json,optional"`
+	Range hcl.Range `hcl:",def_range"`
+}
+
+type adminBlock struct {
+	Socket  string    `hcl:"socket,optional"`
+	Metrics string    `hcl:"metrics,optional"`
+	Range   hcl.Range `hcl:",def_range"`
+}
+
+type limitsBlock struct {
+	HoldFor    string    `hcl:"hold_for,optional"`
+	SessionTTL string    `hcl:"session_ttl,optional"`
+	Range      hcl.Range `hcl:",def_range"`
+}
+
+type storeBlock struct {
+	Name     string    `hcl:"name,label"`
+	Path     string    `hcl:"path,optional"`
+	Capacity string    `hcl:"capacity,optional"`
+	Media    string    `hcl:"media,optional"`
+	Range    hcl.Range `hcl:",def_range"`
+}
+
+type pluginBlock struct {
+	Name        string       `hcl:"name,label"`
+	Listen      []string     `hcl:"listen,optional"`
+	Threads     int          `hcl:"threads,optional"`
+	Pool        string       `hcl:"pool,optional"`
+	RingEntries int          `hcl:"ring_entries,optional"`
+	User        string       `hcl:"user,optional"`
+	Config      *configBlock `hcl:"config,block"`
+	Range       hcl.Range    `hcl:",def_range"`
+}
+
+type configBlock struct {
+	Body hcl.Body `hcl:",remain"`
+}
+
+type tenantBlock struct {
+	Name   string    `hcl:"name,label"`
+	Policy string    `hcl:"policy,optional"`
+	Range  hcl.Range `hcl:",def_range"`
+}
+
+type volumeBlock struct {
+	Name       string    `hcl:"name,label"`
+	Tenant     string    `hcl:"tenant,optional"`
+	Size       string    `hcl:"size"`
+	BlockSize  int       `hcl:"block_size,optional"`
+	Durability string    `hcl:"durability,optional"`
+	Range      hcl.Range `hcl:",def_range"`
+}
+
+type hostBlock struct {
+	Name  string    `hcl:"name,label"`
+	NQN   string    `hcl:"nqn"`
+	Range hcl.Range `hcl:",def_range"`
+}
+
+type subsystemBlock struct {
+	NQN          string           `hcl:"nqn,label"`
+	Tenant       string           `hcl:"tenant,optional"`
+	Serial       string           `hcl:"serial,optional"`
+	AllowAnyHost bool             `hcl:"allow_any_host,optional"`
+	Hosts        []string         `hcl:"hosts,optional"`
+	Namespaces   []namespaceBlock `hcl:"namespace,block"`
+	Range        hcl.Range        `hcl:",def_range"`
+}
+
+type namespaceBlock struct {
+	ID        string    `hcl:"id,label"`
+	Volume    string    `hcl:"volume"`
+	VisibleTo []string  `hcl:"visible_to,optional"`
+	Range     hcl.Range `hcl:",def_range"`
+}
+
+// Error is a file that cannot be used, with everything that is wrong in it.
+type Error struct {
+	Diagnostics hcl.Diagnostics
+	files       map[string]*hcl.File
+}
+
+// Error prints each diagnostic with its file, line and the offending source.
+func (e *Error) Error() string {
+	var b strings.Builder
+	w := hcl.NewDiagnosticTextWriter(&b, e.files, 100, false)
+	if err := w.WriteDiagnostics(e.Diagnostics); err != nil {
+		return e.Diagnostics.Error()
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// Load reads and checks a file. An error about its content is an *Error.
+func Load(path string) (*Config, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	return Parse(src, path)
+}
+
+// Parse checks the content of a file; path is used in messages and relative paths
+// in it are taken from its folder.
+func Parse(src []byte, path string) (*Config, error) {
+	p := hclparse.NewParser()
+	f, diags := p.ParseHCL(src, path)
+	fail := func() error { return &Error{Diagnostics: diags, files: p.Files()} }
+	if diags.HasErrors() {
+		return nil, fail()
+	}
+	var in file
+	diags = append(diags, gohcl.DecodeBody(f.Body, nil, &in)...)
+	if diags.HasErrors() {
+		return nil, fail()
+	}
+	r := reader{base: filepath.Dir(path)}
+	c := r.config(&in)
+	c.File = path
+	if diags = append(diags, r.diags...); diags.HasErrors() {
+		return nil, fail()
+	}
+	return c, nil
+}
+
+// reader turns the decoded file into a Config and gathers what is wrong with it.
+type reader struct {
+	base  string
+	diags hcl.Diagnostics
+}
+
+func (r *reader) wrong(at hcl.Range, summary, right string, args ...any) {
+	r.diags = append(r.diags, &hcl.Diagnostic{
+		Severity: hcl.DiagError, Summary: summary, Detail: fmt.Sprintf(right, args...), Subject: &at,
+	})
+}
+
+func (r *reader) path(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	abs, err := filepath.Abs(filepath.Join(r.base, p))
+	if err != nil {
+		return p
+	}
+	return abs
+}
+
+func pos(at hcl.Range) Pos { return Pos{at.Filename, at.Start.Line} }
+
+func (r *reader) size(at hcl.Range, field, v string, def int64) int64 {
+	if v == "" {
+		return def
+	}
+	n, err := ParseSize(v)
+	if err != nil {
+		r.wrong(at, "Invalid "+field, "%s: %v", field, err)
+	}
+	return n
+}
+
+func (r *reader) duration(at hcl.Range, field, v string, def, lowest, highest time.Duration) time.Duration {
+	if v == "" {
+		return def
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < lowest || d > highest {
+		r.wrong(at, "Invalid "+field, "%s must be a duration from %v to %v, such as %q; it is %q.", field, lowest, highest, def.String(), v)
+	}
+	return d
+}
+
+func oneOf[T comparable](v T, all ...T) bool {
+	for _, a := range all {
+		if a == v {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *reader) config(in *file) *Config {
+	c := &Config{DataDir: r.path(orDefault(in.DataDir, "data")), PluginDir: r.path(in.PluginDir)}
+	r.general(in, c)
+	r.stores(in, c)
+	r.plugins(in, c)
+	r.volumes(in, c)
+	r.subsystems(in, c)
+	return c
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+func (r *reader) general(in *file, c *Config) {
+	c.Node.Name = hostname()
+	if in.Node != nil && in.Node.Name != "" {
+		c.Node.Name = in.Node.Name
+	}
+	c.Log = Log{Level: "info"}
+	if l := in.Log; l != nil {
+		c.Log = Log{Level: orDefault(l.Level, "info"), JSON: l.JSON}
+		if !oneOf(c.Log.Level, "trace", "debug", "info", "warn", "error") {
+			r.wrong(l.Range, "Invalid log level", "level must be trace, debug, info, warn or error; it is %q.", l.Level)
+		}
+	}
+	c.Admin = Admin{Socket: filepath.Join(c.DataDir, "mooring.sock"), Metrics: "127.0.0.1:9464"}
+	if a := in.Admin; a != nil {
+		if a.Socket != "" {
+			c.Admin.Socket = r.path(a.Socket)
+		}
+		if a.Metrics != "" {
+			c.Admin.Metrics = a.Metrics
+		}
+		if c.Admin.Metrics == "off" {
+			c.Admin.Metrics = ""
+		} else if _, err := netip.ParseAddrPort(c.Admin.Metrics); err != nil {
+			r.wrong(a.Range, "Invalid metrics address", "metrics must be an address and port such as \"127.0.0.1:9464\", or \"off\"; it is %q.", a.Metrics)
+		}
+	}
+	c.Limits = Limits{HoldFor: 10 * time.Second, SessionTTL: 6 * time.Second}
+	if l := in.Limits; l != nil {
+		c.Limits.HoldFor = r.duration(l.Range, "hold_for", l.HoldFor, c.Limits.HoldFor, time.Second, 25*time.Second)
+		c.Limits.SessionTTL = r.duration(l.Range, "session_ttl", l.SessionTTL, c.Limits.SessionTTL, 2*time.Second, time.Minute)
+	}
+}
+
+func (r *reader) stores(in *file, c *Config) {
+	names := names{r: r, kind: "store"}
+	for _, s := range in.Stores {
+		names.add(s.Name, s.Range)
+		st := Store{
+			Pos: pos(s.Range), Name: s.Name, Path: r.path(orDefault(s.Path, filepath.Join(c.DataDir, "stores", s.Name))),
+			Capacity: r.size(s.Range, "capacity", s.Capacity, 0), Media: orDefault(s.Media, "ssd"),
+		}
+		if st.Capacity != 0 && st.Capacity < 256<<20 {
+			r.wrong(s.Range, "Store too small", "capacity must be at least \"256MiB\"; it is %q.", s.Capacity)
+		}
+		if !oneOf(st.Media, "nvme", "ssd", "hdd") {
+			r.wrong(s.Range, "Invalid media class", "media must be nvme, ssd or hdd; it is %q.", s.Media)
+		}
+		c.Stores = append(c.Stores, st)
+	}
+	if len(in.Stores) == 0 {
+		c.Stores = []Store{{Name: "main", Path: filepath.Join(c.DataDir, "stores", "main"), Media: "ssd"}}
+	}
+}
+
+func (r *reader) plugins(in *file, c *Config) {
+	names := names{r: r, kind: "plugin"}
+	for _, p := range in.Plugins {
+		names.add(p.Name, p.Range)
+		out := Plugin{
+			Pos: pos(p.Range), Name: p.Name, Listen: p.Listen, Threads: orDefault(p.Threads, 1),
+			PoolBytes: r.size(p.Range, "pool", p.Pool, 64<<20), RingEntries: orDefault(p.RingEntries, 4096), User: p.User,
+		}
+		for _, l := range p.Listen {
+			if u, err := url.Parse(l); err != nil || u.Scheme == "" || u.Host == "" || u.Port() == "" {
+				r.wrong(p.Range, "Invalid listen URL", "listen takes URLs such as \"nvme-tcp://127.0.0.1:4420\"; %q is none.", l)
+			}
+		}
+		if out.Threads < 1 || out.Threads > 64 {
+			r.wrong(p.Range, "Invalid number of threads", "threads must be from 1 to 64; it is %d.", p.Threads)
+		}
+		if out.RingEntries < 64 || out.RingEntries > 1<<16 || out.RingEntries&(out.RingEntries-1) != 0 {
+			r.wrong(p.Range, "Invalid ring_entries", "ring_entries must be a power of two from 64 to 65536; it is %d.", p.RingEntries)
+		}
+		if out.PoolBytes < 4<<20 || out.PoolBytes > 4<<30 {
+			r.wrong(p.Range, "Invalid pool", "pool must be from \"4MiB\" to \"4GiB\"; it is %q.", p.Pool)
+		}
+		if p.Config != nil {
+			out.Config = p.Config.Body
+		}
+		c.Plugins = append(c.Plugins, out)
+	}
+}
+
+func (r *reader) volumes(in *file, c *Config) {
+	tenants := names{r: r, kind: "tenant"}
+	for _, t := range in.Tenants {
+		tenants.add(t.Name, t.Range)
+		c.Tenants = append(c.Tenants, Tenant{Pos: pos(t.Range), Name: t.Name, Policy: orDefault(t.Policy, "inherit")})
+	}
+	names := names{r: r, kind: "volume"}
+	for _, v := range in.Volumes {
+		names.add(v.Name, v.Range)
+		out := Volume{
+			Pos: pos(v.Range), Name: v.Name, Tenant: orDefault(v.Tenant, "default"), Size: r.size(v.Range, "size", v.Size, 0),
+			BlockSize: orDefault(v.BlockSize, 4096), Durability: orDefault(v.Durability, "sync"),
+		}
+		if out.Size <= 0 || out.Size%(1<<20) != 0 {
+			r.wrong(v.Range, "Invalid volume size", "size must be a multiple of 1 MiB, such as \"10GiB\"; it is %q.", v.Size)
+		}
+		if !oneOf(out.BlockSize, 512, 4096) {
+			r.wrong(v.Range, "Invalid block size", "block_size must be 512 or 4096; it is %d.", v.BlockSize)
+		}
+		if !oneOf(out.Durability, "sync", "volatile") {
+			r.wrong(v.Range, "Invalid durability", "durability must be \"sync\" or \"volatile\"; it is %q.", v.Durability)
+		}
+		c.Volumes = append(c.Volumes, out)
+	}
+}
+
+func (r *reader) subsystems(in *file, c *Config) {
+	hosts := names{r: r, kind: "host"}
+	nqns := map[string]string{}
+	for _, h := range in.Hosts {
+		hosts.add(h.Name, h.Range)
+		if !ValidNQN(h.NQN) {
+			r.wrong(h.Range, "Invalid NQN", "%s", nqnHelp(h.NQN))
+		}
+		nqns[h.Name] = h.NQN
+		c.Hosts = append(c.Hosts, Host{Pos: pos(h.Range), Name: h.Name, NQN: h.NQN})
+	}
+	resolve := func(at hcl.Range, field string, in []string) []string {
+		var out []string
+		for _, h := range in {
+			if n, ok := nqns[h]; ok {
+				out = append(out, n)
+			} else if ValidNQN(h) {
+				out = append(out, h)
+			} else {
+				r.wrong(at, "Unknown host", "%s names %q, which is neither a host block nor an NQN.", field, h)
+			}
+		}
+		return out
+	}
+	names := names{r: r, kind: "subsystem"}
+	for _, s := range in.Subsystems {
+		names.add(s.NQN, s.Range)
+		if !ValidNQN(s.NQN) {
+			r.wrong(s.Range, "Invalid NQN", "%s", nqnHelp(s.NQN))
+		}
+		if len(s.Serial) > 20 {
+			r.wrong(s.Range, "Serial too long", "serial has at most 20 ASCII characters; it has %d.", len(s.Serial))
+		}
+		out := Subsystem{
+			Pos: pos(s.Range), NQN: s.NQN, Tenant: orDefault(s.Tenant, "default"), Serial: s.Serial,
+			AllowAnyHost: s.AllowAnyHost, Hosts: resolve(s.Range, "hosts", s.Hosts),
+		}
+		seen := map[uint32]bool{}
+		for _, n := range s.Namespaces {
+			var id uint32
+			if _, err := fmt.Sscanf(n.ID, "%d", &id); err != nil || id < 1 || id > 1024 || fmt.Sprint(id) != n.ID {
+				r.wrong(n.Range, "Invalid namespace ID", "A namespace is named by its NSID, from 1 to 1024; it is %q.", n.ID)
+			}
+			if seen[id] {
+				r.wrong(n.Range, "Namespace ID used twice", "NSID %d is used twice in %s.", id, s.NQN)
+			}
+			seen[id] = true
+			out.Namespaces = append(out.Namespaces, Namespace{
+				Pos: pos(n.Range), NSID: id, Volume: n.Volume, VisibleTo: resolve(n.Range, "visible_to", n.VisibleTo),
+			})
+		}
+		c.Subsystems = append(c.Subsystems, out)
+	}
+}
+
+// names refuses names that are malformed or used twice.
+type names struct {
+	r    *reader
+	kind string
+	seen map[string]hcl.Range
+}
+
+var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// ValidName says whether s can name an object.
+func ValidName(s string) bool { return nameRule.MatchString(s) }
+
+func (n *names) add(name string, at hcl.Range) {
+	if n.seen == nil {
+		n.seen = map[string]hcl.Range{}
+	}
+	if n.kind != "subsystem" && !ValidName(name) {
+		n.r.wrong(at, "Invalid name", "The name of a %s has 1 to 63 letters, digits, '.', '_' or '-'; it is %q.", n.kind, name)
+	}
+	if first, ok := n.seen[name]; ok {
+		n.r.wrong(at, "Name used twice", "There is already a %s %q at %s:%d.", n.kind, name, first.Filename, first.Start.Line)
+	}
+	n.seen[name] = at
+}
+
+var nqnRule = regexp.MustCompile(`^nqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[A-Za-z0-9][A-Za-z0-9.-]*(:.+)?$`)
+
+// ValidNQN says whether s is an NVMe qualified name (NVM Express Base 2.0, 4.5).
+func ValidNQN(s string) bool { return len(s) <= 223 && nqnRule.MatchString(s) }
+
+func nqnHelp(s string) string {
+	return fmt.Sprintf("An NQN is \"nqn.yyyy-mm.reverse.domain:name\", at most 223 bytes; it is %q.", s)
+}
+
+func hostname() string {
+	h, err := os.Hostname()
+	if err != nil || !ValidName(h) {
+		return "node-1"
+	}
+	return h
+}

@@ -978,6 +978,7 @@ func (x *AttributeError) GetMessage() string {
 
 type HealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	IntervalMs    uint32                 `protobuf:"varint,1,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"` // at most this long between reports; 0: 2000
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1010,6 +1011,13 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
 	return file_mooring_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HealthRequest) GetIntervalMs() uint32 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
 }
 
 type HealthReport struct {
@@ -2954,6 +2962,433 @@ func (x *ReservationEvent) GetType() ReservationEventType {
 	return ReservationEventType_RESERVATION_EVENT_UNSPECIFIED
 }
 
+// PlaceRequest is all that a policy may look at. Order in lists has no meaning, but
+// the core sends everything sorted by its key.
+type PlaceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hosts         []*PlaceHost           `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Namespaces    []*PlaceNamespace      `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	AccessPoints  []*PlaceAccessPoint    `protobuf:"bytes,3,rep,name=access_points,json=accessPoints,proto3" json:"access_points,omitempty"`
+	Placements    []*Placement           `protobuf:"bytes,4,rep,name=placements,proto3" json:"placements,omitempty"` // the present ones
+	Rebalance     bool                   `protobuf:"varint,5,opt,name=rebalance,proto3" json:"rebalance,omitempty"`  // asked for by the operator: evenness comes before staying
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceRequest) Reset() {
+	*x = PlaceRequest{}
+	mi := &file_mooring_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceRequest) ProtoMessage() {}
+
+func (x *PlaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceRequest.ProtoReflect.Descriptor instead.
+func (*PlaceRequest) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PlaceRequest) GetHosts() []*PlaceHost {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *PlaceRequest) GetNamespaces() []*PlaceNamespace {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *PlaceRequest) GetAccessPoints() []*PlaceAccessPoint {
+	if x != nil {
+		return x.AccessPoints
+	}
+	return nil
+}
+
+func (x *PlaceRequest) GetPlacements() []*Placement {
+	if x != nil {
+		return x.Placements
+	}
+	return nil
+}
+
+func (x *PlaceRequest) GetRebalance() bool {
+	if x != nil {
+		return x.Rebalance
+	}
+	return false
+}
+
+type PlaceHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          *HostIdentity          `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`             // the storage node that the host runs on; empty: none
+	Connected     []string               `protobuf:"bytes,3,rep,name=connected,proto3" json:"connected,omitempty"`   // access points that it has associations at
+	Namespaces    []string               `protobuf:"bytes,4,rep,name=namespaces,proto3" json:"namespaces,omitempty"` // keys of the namespaces that it may see
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceHost) Reset() {
+	*x = PlaceHost{}
+	mi := &file_mooring_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceHost) ProtoMessage() {}
+
+func (x *PlaceHost) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceHost.ProtoReflect.Descriptor instead.
+func (*PlaceHost) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PlaceHost) GetHost() *HostIdentity {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *PlaceHost) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PlaceHost) GetConnected() []string {
+	if x != nil {
+		return x.Connected
+	}
+	return nil
+}
+
+func (x *PlaceHost) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+type PlaceNamespace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`             // unique in the cluster
+	Subsystem     string                 `protobuf:"bytes,2,opt,name=subsystem,proto3" json:"subsystem,omitempty"` // NQN or IQN
+	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`         // namespace group; empty: none
+	Tenant        string                 `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Weight        uint32                 `protobuf:"varint,5,opt,name=weight,proto3" json:"weight,omitempty"` // its share in the load of an access point, at least 1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceNamespace) Reset() {
+	*x = PlaceNamespace{}
+	mi := &file_mooring_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceNamespace) ProtoMessage() {}
+
+func (x *PlaceNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceNamespace.ProtoReflect.Descriptor instead.
+func (*PlaceNamespace) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PlaceNamespace) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *PlaceNamespace) GetSubsystem() string {
+	if x != nil {
+		return x.Subsystem
+	}
+	return ""
+}
+
+func (x *PlaceNamespace) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PlaceNamespace) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *PlaceNamespace) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+type PlaceAccessPoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Protocol      Protocol               `protobuf:"varint,3,opt,name=protocol,proto3,enum=mooring.v1.Protocol" json:"protocol,omitempty"`
+	Up            bool                   `protobuf:"varint,4,opt,name=up,proto3" json:"up,omitempty"`             // only these may be chosen
+	Draining      bool                   `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"` // only where there is no other
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceAccessPoint) Reset() {
+	*x = PlaceAccessPoint{}
+	mi := &file_mooring_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceAccessPoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceAccessPoint) ProtoMessage() {}
+
+func (x *PlaceAccessPoint) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceAccessPoint.ProtoReflect.Descriptor instead.
+func (*PlaceAccessPoint) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *PlaceAccessPoint) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PlaceAccessPoint) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PlaceAccessPoint) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
+func (x *PlaceAccessPoint) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+func (x *PlaceAccessPoint) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+// Placement is where one host reaches one namespace.
+type Placement struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          *HostIdentity          `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`                           // PlaceNamespace.key
+	Optimized     string                 `protobuf:"bytes,3,opt,name=optimized,proto3" json:"optimized,omitempty"`                           // access point; empty: it has none
+	NonOptimized  []string               `protobuf:"bytes,4,rep,name=non_optimized,json=nonOptimized,proto3" json:"non_optimized,omitempty"` // at most 2, on other nodes wherever possible
+	PathEpoch     uint64                 `protobuf:"varint,5,opt,name=path_epoch,json=pathEpoch,proto3" json:"path_epoch,omitempty"`         // the core's; ignored in an answer
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`                                 // one line for the operator
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Placement) Reset() {
+	*x = Placement{}
+	mi := &file_mooring_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Placement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Placement) ProtoMessage() {}
+
+func (x *Placement) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Placement.ProtoReflect.Descriptor instead.
+func (*Placement) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Placement) GetHost() *HostIdentity {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *Placement) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Placement) GetOptimized() string {
+	if x != nil {
+		return x.Optimized
+	}
+	return ""
+}
+
+func (x *Placement) GetNonOptimized() []string {
+	if x != nil {
+		return x.NonOptimized
+	}
+	return nil
+}
+
+func (x *Placement) GetPathEpoch() uint64 {
+	if x != nil {
+		return x.PathEpoch
+	}
+	return 0
+}
+
+func (x *Placement) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type PlaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Placements    []*Placement           `protobuf:"bytes,1,rep,name=placements,proto3" json:"placements,omitempty"` // one for each host and namespace it may see
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceResponse) Reset() {
+	*x = PlaceResponse{}
+	mi := &file_mooring_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceResponse) ProtoMessage() {}
+
+func (x *PlaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceResponse.ProtoReflect.Descriptor instead.
+func (*PlaceResponse) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *PlaceResponse) GetPlacements() []*Placement {
+	if x != nil {
+		return x.Placements
+	}
+	return nil
+}
+
 var File_mooring_proto protoreflect.FileDescriptor
 
 const file_mooring_proto_rawDesc = "" +
@@ -2981,8 +3416,10 @@ const file_mooring_proto_rawDesc = "" +
 	"\x10restart_required\x18\x02 \x01(\bR\x0frestartRequired\"H\n" +
 	"\x0eAttributeError\x12\x1c\n" +
 	"\tattribute\x18\x01 \x01(\tR\tattribute\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x0f\n" +
-	"\rHealthRequest\"n\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"0\n" +
+	"\rHealthRequest\x12\x1f\n" +
+	"\vinterval_ms\x18\x01 \x01(\rR\n" +
+	"intervalMs\"n\n" +
 	"\fHealthReport\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12,\n" +
@@ -3135,7 +3572,48 @@ const file_mooring_proto_rawDesc = "" +
 	"\x10ReservationEvent\x12 \n" +
 	"\vassociation\x18\x01 \x01(\x04R\vassociation\x12\x12\n" +
 	"\x04nsid\x18\x02 \x01(\rR\x04nsid\x124\n" +
-	"\x04type\x18\x03 \x01(\x0e2 .mooring.v1.ReservationEventTypeR\x04type*<\n" +
+	"\x04type\x18\x03 \x01(\x0e2 .mooring.v1.ReservationEventTypeR\x04type\"\x8f\x02\n" +
+	"\fPlaceRequest\x12+\n" +
+	"\x05hosts\x18\x01 \x03(\v2\x15.mooring.v1.PlaceHostR\x05hosts\x12:\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\v2\x1a.mooring.v1.PlaceNamespaceR\n" +
+	"namespaces\x12A\n" +
+	"\raccess_points\x18\x03 \x03(\v2\x1c.mooring.v1.PlaceAccessPointR\faccessPoints\x125\n" +
+	"\n" +
+	"placements\x18\x04 \x03(\v2\x15.mooring.v1.PlacementR\n" +
+	"placements\x12\x1c\n" +
+	"\trebalance\x18\x05 \x01(\bR\trebalance\"\x8b\x01\n" +
+	"\tPlaceHost\x12,\n" +
+	"\x04host\x18\x01 \x01(\v2\x18.mooring.v1.HostIdentityR\x04host\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
+	"\tconnected\x18\x03 \x03(\tR\tconnected\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x04 \x03(\tR\n" +
+	"namespaces\"\x86\x01\n" +
+	"\x0ePlaceNamespace\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1c\n" +
+	"\tsubsystem\x18\x02 \x01(\tR\tsubsystem\x12\x14\n" +
+	"\x05group\x18\x03 \x01(\tR\x05group\x12\x16\n" +
+	"\x06tenant\x18\x04 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06weight\x18\x05 \x01(\rR\x06weight\"\x94\x01\n" +
+	"\x10PlaceAccessPoint\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x120\n" +
+	"\bprotocol\x18\x03 \x01(\x0e2\x14.mooring.v1.ProtocolR\bprotocol\x12\x0e\n" +
+	"\x02up\x18\x04 \x01(\bR\x02up\x12\x1a\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining\"\xd1\x01\n" +
+	"\tPlacement\x12,\n" +
+	"\x04host\x18\x01 \x01(\v2\x18.mooring.v1.HostIdentityR\x04host\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1c\n" +
+	"\toptimized\x18\x03 \x01(\tR\toptimized\x12#\n" +
+	"\rnon_optimized\x18\x04 \x03(\tR\fnonOptimized\x12\x1d\n" +
+	"\n" +
+	"path_epoch\x18\x05 \x01(\x04R\tpathEpoch\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"F\n" +
+	"\rPlaceResponse\x125\n" +
+	"\n" +
+	"placements\x18\x01 \x03(\v2\x15.mooring.v1.PlacementR\n" +
+	"placements*<\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tKIND_DATA\x10\x01\x12\x0f\n" +
@@ -3219,7 +3697,9 @@ const file_mooring_proto_rawDesc = "" +
 	"\tAssociate\x12\x1c.mooring.v1.AssociateRequest\x1a\x1d.mooring.v1.AssociateResponse\x12K\n" +
 	"\n" +
 	"Dissociate\x12\x1d.mooring.v1.DissociateRequest\x1a\x1e.mooring.v1.DissociateResponse\x12B\n" +
-	"\aReserve\x12\x1a.mooring.v1.ReserveRequest\x1a\x1b.mooring.v1.ReserveResponseB/Z-github.com/mooring-io/mooring/sdk/proto;protob\x06proto3"
+	"\aReserve\x12\x1a.mooring.v1.ReserveRequest\x1a\x1b.mooring.v1.ReserveResponse2F\n" +
+	"\x06Policy\x12<\n" +
+	"\x05Place\x12\x18.mooring.v1.PlaceRequest\x1a\x19.mooring.v1.PlaceResponseB/Z-github.com/mooring-io/mooring/sdk/proto;protob\x06proto3"
 
 var (
 	file_mooring_proto_rawDescOnce sync.Once
@@ -3234,7 +3714,7 @@ func file_mooring_proto_rawDescGZIP() []byte {
 }
 
 var file_mooring_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_mooring_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_mooring_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_mooring_proto_goTypes = []any{
 	(Kind)(0),                    // 0: mooring.v1.Kind
 	(AttributeType)(0),           // 1: mooring.v1.AttributeType
@@ -3285,7 +3765,13 @@ var file_mooring_proto_goTypes = []any{
 	(*ReservationState)(nil),     // 46: mooring.v1.ReservationState
 	(*Registrant)(nil),           // 47: mooring.v1.Registrant
 	(*ReservationEvent)(nil),     // 48: mooring.v1.ReservationEvent
-	nil,                          // 49: mooring.v1.Metric.LabelsEntry
+	(*PlaceRequest)(nil),         // 49: mooring.v1.PlaceRequest
+	(*PlaceHost)(nil),            // 50: mooring.v1.PlaceHost
+	(*PlaceNamespace)(nil),       // 51: mooring.v1.PlaceNamespace
+	(*PlaceAccessPoint)(nil),     // 52: mooring.v1.PlaceAccessPoint
+	(*Placement)(nil),            // 53: mooring.v1.Placement
+	(*PlaceResponse)(nil),        // 54: mooring.v1.PlaceResponse
+	nil,                          // 55: mooring.v1.Metric.LabelsEntry
 }
 var file_mooring_proto_depIdxs = []int32{
 	0,  // 0: mooring.v1.Description.kind:type_name -> mooring.v1.Kind
@@ -3293,7 +3779,7 @@ var file_mooring_proto_depIdxs = []int32{
 	1,  // 2: mooring.v1.Attribute.type:type_name -> mooring.v1.AttributeType
 	16, // 3: mooring.v1.ConfigureResponse.errors:type_name -> mooring.v1.AttributeError
 	19, // 4: mooring.v1.HealthReport.metrics:type_name -> mooring.v1.Metric
-	49, // 5: mooring.v1.Metric.labels:type_name -> mooring.v1.Metric.LabelsEntry
+	55, // 5: mooring.v1.Metric.labels:type_name -> mooring.v1.Metric.LabelsEntry
 	22, // 6: mooring.v1.SetListenersRequest.listeners:type_name -> mooring.v1.Listener
 	25, // 7: mooring.v1.SetListenersResponse.states:type_name -> mooring.v1.ListenerState
 	32, // 8: mooring.v1.Update.exports:type_name -> mooring.v1.Exports
@@ -3319,33 +3805,43 @@ var file_mooring_proto_depIdxs = []int32{
 	47, // 28: mooring.v1.ReservationState.registrants:type_name -> mooring.v1.Registrant
 	36, // 29: mooring.v1.Registrant.host:type_name -> mooring.v1.HostIdentity
 	10, // 30: mooring.v1.ReservationEvent.type:type_name -> mooring.v1.ReservationEventType
-	11, // 31: mooring.v1.Plugin.Describe:input_type -> mooring.v1.DescribeRequest
-	14, // 32: mooring.v1.Plugin.Configure:input_type -> mooring.v1.ConfigureRequest
-	17, // 33: mooring.v1.Plugin.Health:input_type -> mooring.v1.HealthRequest
-	20, // 34: mooring.v1.Data.Start:input_type -> mooring.v1.StartRequest
-	23, // 35: mooring.v1.Data.SetListeners:input_type -> mooring.v1.SetListenersRequest
-	26, // 36: mooring.v1.Data.Stop:input_type -> mooring.v1.StopRequest
-	28, // 37: mooring.v1.Core.OpenRings:input_type -> mooring.v1.OpenRingsRequest
-	30, // 38: mooring.v1.Core.Watch:input_type -> mooring.v1.WatchRequest
-	37, // 39: mooring.v1.Core.Associate:input_type -> mooring.v1.AssociateRequest
-	42, // 40: mooring.v1.Core.Dissociate:input_type -> mooring.v1.DissociateRequest
-	44, // 41: mooring.v1.Core.Reserve:input_type -> mooring.v1.ReserveRequest
-	12, // 42: mooring.v1.Plugin.Describe:output_type -> mooring.v1.Description
-	15, // 43: mooring.v1.Plugin.Configure:output_type -> mooring.v1.ConfigureResponse
-	18, // 44: mooring.v1.Plugin.Health:output_type -> mooring.v1.HealthReport
-	21, // 45: mooring.v1.Data.Start:output_type -> mooring.v1.StartResponse
-	24, // 46: mooring.v1.Data.SetListeners:output_type -> mooring.v1.SetListenersResponse
-	27, // 47: mooring.v1.Data.Stop:output_type -> mooring.v1.StopResponse
-	29, // 48: mooring.v1.Core.OpenRings:output_type -> mooring.v1.OpenRingsResponse
-	31, // 49: mooring.v1.Core.Watch:output_type -> mooring.v1.Update
-	38, // 50: mooring.v1.Core.Associate:output_type -> mooring.v1.AssociateResponse
-	43, // 51: mooring.v1.Core.Dissociate:output_type -> mooring.v1.DissociateResponse
-	45, // 52: mooring.v1.Core.Reserve:output_type -> mooring.v1.ReserveResponse
-	42, // [42:53] is the sub-list for method output_type
-	31, // [31:42] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	50, // 31: mooring.v1.PlaceRequest.hosts:type_name -> mooring.v1.PlaceHost
+	51, // 32: mooring.v1.PlaceRequest.namespaces:type_name -> mooring.v1.PlaceNamespace
+	52, // 33: mooring.v1.PlaceRequest.access_points:type_name -> mooring.v1.PlaceAccessPoint
+	53, // 34: mooring.v1.PlaceRequest.placements:type_name -> mooring.v1.Placement
+	36, // 35: mooring.v1.PlaceHost.host:type_name -> mooring.v1.HostIdentity
+	3,  // 36: mooring.v1.PlaceAccessPoint.protocol:type_name -> mooring.v1.Protocol
+	36, // 37: mooring.v1.Placement.host:type_name -> mooring.v1.HostIdentity
+	53, // 38: mooring.v1.PlaceResponse.placements:type_name -> mooring.v1.Placement
+	11, // 39: mooring.v1.Plugin.Describe:input_type -> mooring.v1.DescribeRequest
+	14, // 40: mooring.v1.Plugin.Configure:input_type -> mooring.v1.ConfigureRequest
+	17, // 41: mooring.v1.Plugin.Health:input_type -> mooring.v1.HealthRequest
+	20, // 42: mooring.v1.Data.Start:input_type -> mooring.v1.StartRequest
+	23, // 43: mooring.v1.Data.SetListeners:input_type -> mooring.v1.SetListenersRequest
+	26, // 44: mooring.v1.Data.Stop:input_type -> mooring.v1.StopRequest
+	28, // 45: mooring.v1.Core.OpenRings:input_type -> mooring.v1.OpenRingsRequest
+	30, // 46: mooring.v1.Core.Watch:input_type -> mooring.v1.WatchRequest
+	37, // 47: mooring.v1.Core.Associate:input_type -> mooring.v1.AssociateRequest
+	42, // 48: mooring.v1.Core.Dissociate:input_type -> mooring.v1.DissociateRequest
+	44, // 49: mooring.v1.Core.Reserve:input_type -> mooring.v1.ReserveRequest
+	49, // 50: mooring.v1.Policy.Place:input_type -> mooring.v1.PlaceRequest
+	12, // 51: mooring.v1.Plugin.Describe:output_type -> mooring.v1.Description
+	15, // 52: mooring.v1.Plugin.Configure:output_type -> mooring.v1.ConfigureResponse
+	18, // 53: mooring.v1.Plugin.Health:output_type -> mooring.v1.HealthReport
+	21, // 54: mooring.v1.Data.Start:output_type -> mooring.v1.StartResponse
+	24, // 55: mooring.v1.Data.SetListeners:output_type -> mooring.v1.SetListenersResponse
+	27, // 56: mooring.v1.Data.Stop:output_type -> mooring.v1.StopResponse
+	29, // 57: mooring.v1.Core.OpenRings:output_type -> mooring.v1.OpenRingsResponse
+	31, // 58: mooring.v1.Core.Watch:output_type -> mooring.v1.Update
+	38, // 59: mooring.v1.Core.Associate:output_type -> mooring.v1.AssociateResponse
+	43, // 60: mooring.v1.Core.Dissociate:output_type -> mooring.v1.DissociateResponse
+	45, // 61: mooring.v1.Core.Reserve:output_type -> mooring.v1.ReserveResponse
+	54, // 62: mooring.v1.Policy.Place:output_type -> mooring.v1.PlaceResponse
+	51, // [51:63] is the sub-list for method output_type
+	39, // [39:51] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_mooring_proto_init() }
@@ -3365,9 +3861,9 @@ func file_mooring_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mooring_proto_rawDesc), len(file_mooring_proto_rawDesc)),
 			NumEnums:      11,
-			NumMessages:   39,
+			NumMessages:   45,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_mooring_proto_goTypes,
 		DependencyIndexes: file_mooring_proto_depIdxs,

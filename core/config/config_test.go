@@ -1,0 +1,104 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestExampleFilesAreValid(t *testing.T) {
+	for _, name := range []string{"config.hcl", "packaging/config.hcl"} {
+		c, err := Load(filepath.Join("..", "..", name))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if len(c.Plugins) == 0 || len(c.Volumes) == 0 || len(c.Subsystems) == 0 {
+			t.Errorf("%s serves nothing: %+v", name, c)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := Parse(nil, "/etc/mooring/config.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.DataDir != "/etc/mooring/data" || c.Stores[0].Path != "/etc/mooring/data/stores/main" || c.Admin.Socket != "/etc/mooring/data/mooring.sock" {
+		t.Errorf("paths are not taken from the file's folder: %+v", c)
+	}
+	if c.Limits.HoldFor != 10*time.Second || c.Log.Level != "info" || c.Admin.Metrics == "" {
+		t.Errorf("defaults: %+v", c)
+	}
+}
+
+// Each wrong file must be refused with the line and with what would be right.
+func TestWrongFiles(t *testing.T) {
+	for name, tc := range map[string]struct{ src, line, says string }{
+		"syntax":            {"volume \"a\" {\n  size = \n}", "line 2", ""},
+		"unknown block":     {"\nvolumes \"a\" {}", "line 2", "volume"},
+		"unknown attribute": {"volume \"a\" {\n size = \"1GiB\"\n sise = 1\n}", "line 3", "sise"},
+		"missing size":      {"volume \"a\" {}", "line 1", "size"},
+		"bad size":          {"volume \"a\" {\n size = \"1GB\"\n}", "line 1", "10GiB"},
+		"odd size":          {"volume \"a\" {\n size = \"1000\"\n}", "line 1", "multiple of 1 MiB"},
+		"block size":        {"volume \"a\" {\n size = \"1GiB\"\n block_size = 1024\n}", "line 1", "512 or 4096"},
+		"durability":        {"volume \"a\" {\n size = \"1GiB\"\n durability = \"fast\"\n}", "line 1", "volatile"},
+		"name twice":        {"volume \"a\" {\n size = \"1GiB\"\n}\nvolume \"a\" {\n size = \"1GiB\"\n}", "line 4", ":1"},
+		"bad name":          {"volume \"a b\" {\n size = \"1GiB\"\n}", "line 1", "letters"},
+		"bad NQN":           {"subsystem \"foo\" {}", "line 1", "nqn.yyyy-mm"},
+		"unknown host":      {"subsystem \"nqn.2026-11.io.mooring:x\" {\n hosts = [\"db\"]\n}", "line 1", "neither a host block"},
+		"bad NSID":          {"subsystem \"nqn.2026-11.io.mooring:x\" {\n namespace \"0\" {\n  volume = \"a\"\n }\n}", "line 2", "1 to 1024"},
+		"bad listen":        {"plugin \"transport-tcp\" {\n listen = [\"127.0.0.1:4420\"]\n}", "line 1", "nvme-tcp://"},
+		"port missing":      {"plugin \"transport-tcp\" {\n listen = [\"nvme-tcp://127.0.0.1\"]\n}", "line 1", "nvme-tcp://"},
+		"ring entries":      {"plugin \"p\" {\n ring_entries = 100\n}", "line 1", "power of two"},
+		"hold_for too long": {"limits {\n hold_for = \"5m\"\n}", "line 1", "25s"},
+		"store too small":   {"store \"a\" {\n capacity = \"1MiB\"\n}", "line 1", "256MiB"},
+		"metrics address":   {"admin {\n metrics = \"9464\"\n}", "line 1", "127.0.0.1:9464"},
+		"log level":         {"log {\n level = \"loud\"\n}", "line 1", "warn"},
+		"wrong type":        {"plugin \"p\" {\n threads = \"many\"\n}", "line 2", "number"},
+	} {
+		_, err := Parse([]byte(tc.src), "test.hcl")
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+			continue
+		}
+		for _, want := range []string{"test.hcl", tc.line, tc.says} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: the message lacks %q:\n%v", name, want, err)
+			}
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for s, want := range map[string]int64{"0": 0, "4096": 4096, "1KiB": 1024, "1.5MiB": 3 << 19, "10G": 10 << 30, "2 TiB": 2 << 40, "7B": 7} {
+		if got, err := ParseSize(s); err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %d, %v; want %d", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "GiB", "-1", "1GB", "1Gib", "x", "1e30PiB"} {
+		if n, err := ParseSize(s); err == nil {
+			t.Errorf("ParseSize(%q) = %d, want an error", s, n)
+		}
+	}
+	for _, n := range []int64{0, 1, 512, 1024, 1 << 20, 10 << 30, 3 << 39} {
+		if back, err := ParseSize(FormatSize(n)); err != nil || back != n {
+			t.Errorf("%d is written %q and read back as %d, %v", n, FormatSize(n), back, err)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	src, err := os.ReadFile("../../config.hcl")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(src)
+	f.Fuzz(func(t *testing.T, src []byte) {
+		if _, err := Parse(src, "fuzz.hcl"); err != nil {
+			_ = err.Error()
+		}
+	})
+}

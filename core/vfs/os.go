@@ -1,0 +1,184 @@
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// NewOS returns the operating system's file system.
+func NewOS() FS { return osFS{} }
+
+type osFS struct{}
+
+func (osFS) OpenFile(path string, opt OpenOptions) (File, error) {
+	flags := os.O_RDWR
+	if opt.ReadOnly {
+		flags = os.O_RDONLY
+	}
+	if opt.Create {
+		flags |= os.O_CREATE
+	}
+	var f *os.File
+	err := error(syscall.EINVAL)
+	direct := opt.Direct
+	if direct {
+		f, err = os.OpenFile(path, flags|unix.O_DIRECT, 0o600)
+	}
+	if errors.Is(err, syscall.EINVAL) {
+		direct = false
+		f, err = os.OpenFile(path, flags, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	of := &osFile{f: f, fd: int32(f.Fd()), direct: direct}
+	if err := of.prepare(path, opt.Lock); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return of, nil
+}
+
+func (f *osFile) prepare(path string, lock bool) error {
+	if lock {
+		switch err := unix.Flock(int(f.fd), unix.LOCK_EX|unix.LOCK_NB); {
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return fmt.Errorf("%s: %w", path, ErrLocked)
+		case err != nil:
+			return fmt.Errorf("lock %s: %w", path, err)
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.fd), &st); err != nil {
+		return fmt.Errorf("statfs %s: %w", path, err)
+	}
+	f.inline = st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC
+	if f.inline {
+		f.direct = false // memory has no page cache to bypass, whatever open accepted
+	}
+	return nil
+}
+
+func (osFS) MkdirAll(path string) error { return os.MkdirAll(path, 0o700) }
+func (osFS) Remove(path string) error   { return os.Remove(path) }
+
+func (osFS) Size(path string) (int64, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+func (osFS) SyncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (osFS) Free(path string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", path, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// osFile is a file of the operating system. fd is f's, kept so that the hot path does not ask for it.
+type osFile struct {
+	f      *os.File
+	fd     int32
+	direct bool
+	inline bool // calls never wait for a device: the queue's goroutine makes them itself
+}
+
+func (f *osFile) ReadAt(b []byte, off int64) (int, error)  { return f.f.ReadAt(b, off) }
+func (f *osFile) WriteAt(b []byte, off int64) (int, error) { return f.f.WriteAt(b, off) }
+func (f *osFile) Direct() bool                             { return f.direct }
+func (f *osFile) Close() error                             { return f.f.Close() }
+
+func (f *osFile) Sync() error { return retryEINTR(func() error { return unix.Fdatasync(int(f.fd)) }) }
+
+func (f *osFile) Size() (int64, error) {
+	st, err := f.f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+func (f *osFile) Allocate(off, n int64) error {
+	return retryEINTR(func() error { return unix.Fallocate(int(f.fd), 0, off, n) })
+}
+
+func (f *osFile) PunchHole(off, n int64) error {
+	return retryEINTR(func() error {
+		return unix.Fallocate(int(f.fd), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	})
+}
+
+func retryEINTR(fn func() error) error {
+	for {
+		if err := fn(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// perform carries out op with blocking calls.
+func perform(op *Op) error {
+	switch op.Kind {
+	case OpRead:
+		_, err := op.File.ReadAt(op.Buf, op.Off)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	case OpWrite:
+		_, err := op.File.WriteAt(op.Buf, op.Off)
+		return err
+	case OpSync:
+		return op.File.Sync()
+	case OpAllocate:
+		return op.File.Allocate(op.Off, op.Len)
+	default:
+		return fmt.Errorf("operation %d: %w", op.Kind, ErrUnsupported)
+	}
+}
+
+// performInline is perform for files whose calls never wait for a device; it does without the bookkeeping of package os.
+func performInline(f *osFile, op *Op) error {
+	switch op.Kind {
+	case OpRead, OpWrite:
+	case OpSync:
+		return nil // what the page cache of a memory file system holds is all there is
+	default:
+		return perform(op)
+	}
+	for b, off := op.Buf, op.Off; len(b) > 0; {
+		var n int
+		var err error
+		if op.Kind == OpRead {
+			n, err = unix.Pread(int(f.fd), b, off)
+		} else {
+			n, err = unix.Pwrite(int(f.fd), b, off)
+		}
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return os.NewSyscallError("pread/pwrite", err)
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}

@@ -114,6 +114,14 @@ func (p *PluginEnd) DoorbellFD() int { return p.fds.ToPlugin }
 // Room is how many commands can be submitted before one completes.
 func (p *PluginEnd) Room() int { return len(p.free) }
 
+// InFlight is how many commands were submitted and not yet taken back.
+func (p *PluginEnd) InFlight() int { return int(p.id.entries) - len(p.free) }
+
+// Ready says whether Take has something to tell.
+func (p *PluginEnd) Ready() bool {
+	return p.head != p.seen || p.completion.word(offTail).Load() != p.head
+}
+
 // Submit gives e a tag and writes it into the ring; the core sees it after Publish.
 // It says false when as many commands are in flight as there are entries. An error
 // is the caller's fault: the core would end the rings for such an entry, so it is
@@ -196,7 +204,7 @@ func (p *PluginEnd) Publish() bool {
 func (p *PluginEnd) Sleep() bool {
 	p.sleep |= 1
 	p.submission.word(offSleep).Store(p.sleep)
-	if p.head != p.seen || p.completion.word(offTail).Load() != p.head {
+	if p.Ready() {
 		p.Awake()
 		return false
 	}

@@ -45,7 +45,8 @@ type CoreEnd struct {
 
 // Create makes and seals the memory of a ring pair.
 func Create(cfg Config) (*CoreEnd, error) {
-	id := identity{entries: uint32(cfg.Entries), poolBytes: uint64(cfg.PoolBytes), incarnation: cfg.Incarnation, thread: cfg.Thread}
+	entries := uint32(min(max(cfg.Entries, 0), MaxEntries+1)) // what does not fit stays refusable
+	id := identity{entries: entries, poolBytes: uint64(cfg.PoolBytes), incarnation: cfg.Incarnation, thread: cfg.Thread}
 	if err := id.check(); err != nil {
 		return nil, fmt.Errorf("create rings: %w", err)
 	}

@@ -1,0 +1,3 @@
+# A script that does not end.
+echo up >/dev/ttyS1
+sleep 3600

@@ -32,14 +32,14 @@ const (
 )
 
 // AsyncEvent is DW0 of a completed Asynchronous Event Request. It stays masked until its log
-// page is read. Base 5.2.1, Figure 145
+// page is read. Base 5.2.1
 type AsyncEvent struct {
 	Type EventType
 	Info uint8
 	LID  LogID // the page that tells more
 }
 
-// Events of this target. Base 5.2.1, Figures 146 to 150
+// Events of this target. Base 5.2.1
 var (
 	EventInternalError  = AsyncEvent{EventError, 0x03, LogError} // persistent internal error
 	EventTransientError = AsyncEvent{EventError, 0x04, LogError}

@@ -5,7 +5,7 @@ const CommandSize = 64
 
 // Command is a submission queue entry in wire form. A *Command is a view: it aliases the
 // buffer it was parsed from and is valid as long as that buffer is; every accessor is a plain
-// load or store. Copy the value (it is an array) to keep it longer. Base 3.3.3.1, Figure 86
+// load or store. Copy the value (it is an array) to keep it longer. Base 3.3.3.1
 type Command [CommandSize]byte
 
 // Offsets within a command.

@@ -4,7 +4,7 @@ package nvme
 const CompletionSize = 16
 
 // Completion is a completion queue entry in wire form. A *Completion is a view of the buffer
-// it was parsed from, like Command. Base 3.3.3.2, Figure 89
+// it was parsed from, like Command. Base 3.3.3.2
 type Completion [CompletionSize]byte
 
 // MakeCompletion returns a completion without result. Over fabrics the phase tag and SQID are

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// FabricsType is byte 4 of a Fabrics command (FCTYPE). Base 6, Figure 378
+// FabricsType is byte 4 of a Fabrics command (FCTYPE). Base 6
 type FabricsType uint8
 
 // Fabrics commands. Property Set, Property Get, Connect, authentication and Disconnect.
@@ -43,7 +43,7 @@ func (t FabricsType) String() string {
 // MinQueueEntries is the smallest queue that Connect may ask for. Base 3.3.1
 const MinQueueEntries = 2
 
-// Bits of Connect.Attributes (CATTR). Base 6.3, Figure 380
+// Bits of Connect.Attributes (CATTR). Base 6.3
 const (
 	ConnectPriorityMask     uint8 = 3 << 0 // queue priority class
 	ConnectDisableSQFlow    uint8 = 1 << 2 // host asks to disable submission queue flow control
@@ -98,7 +98,7 @@ func (n Connect) Command() Command {
 
 // InvalidParameter is where a Connect is wrong: the offset of the field, within the command or
 // within its data. It is the result of a Connect that fails with StatusConnectInvalidParameters.
-// Base 6.3, Figure 382
+// Base 6.3
 type InvalidParameter struct {
 	Offset uint16 // IPO, bytes from the start of the command or of the data
 	InData bool   // IATTR bit 0
@@ -131,7 +131,7 @@ func (p InvalidParameter) DW0() uint32 {
 	return v
 }
 
-// ConnectResult is DW0 of a successful Connect. Base 6.3, Figure 382
+// ConnectResult is DW0 of a successful Connect. Base 6.3
 type ConnectResult struct {
 	Controller ControllerID
 	AuthTLS    bool // AUTHREQ.ASCR: the host must authenticate and make a secure channel
@@ -155,7 +155,7 @@ func (r ConnectResult) DW0() uint32 {
 	return v
 }
 
-// ConnectDataSize is the length of the data of a Connect in bytes. Base 6.3, Figure 381
+// ConnectDataSize is the length of the data of a Connect in bytes. Base 6.3
 const ConnectDataSize = 1024
 
 // NQNFieldSize is the length of an NQN field in bytes; MaxNQN the longest NQN in it. Base 4.5
@@ -164,10 +164,10 @@ const (
 	MaxNQN       = 223
 )
 
-// DiscoveryNQN is the well-known name of the discovery service. Base 4.5.1
+// DiscoveryNQN is the well-known name of the discovery service. Base 4.5
 const DiscoveryNQN = "nqn.2014-08.org.nvmexpress.discovery"
 
-// ConnectData is the data of a Connect. Base 6.3, Figure 381
+// ConnectData is the data of a Connect. Base 6.3
 type ConnectData struct {
 	HostID       HostID
 	Controller   ControllerID // DynamicControllerID, StaticControllerID, or on an I/O queue the one to join
@@ -226,7 +226,7 @@ func ValidNQN(s string) bool {
 	return true
 }
 
-// PropertyGet reads a controller property. Base 6.4
+// PropertyGet reads a controller property. Base 6.5
 type PropertyGet struct {
 	CID    CommandID
 	Size   int // bytes: 4 or 8, or 0 for a reserved encoding
@@ -295,7 +295,7 @@ func propertyAttribute(size int) byte {
 	return 7
 }
 
-// Disconnect deletes the I/O queue pair that it arrives on. Base 6.5
+// Disconnect deletes the I/O queue pair that it arrives on. Base 6.4
 type Disconnect struct {
 	CID          CommandID
 	RecordFormat uint16 // 0 is the only one defined

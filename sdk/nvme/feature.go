@@ -2,7 +2,7 @@ package nvme
 
 import "fmt"
 
-// FeatureID says which feature a Get or Set Features is about (FID). Base 5.27.1, Figure 317
+// FeatureID says which feature a Get or Set Features is about (FID). Base 5.27.1
 type FeatureID uint8
 
 // Features.
@@ -161,7 +161,7 @@ func (t Temperature) Value() uint32 {
 	return v
 }
 
-// ErrorRecovery is the value of FeatureErrorRecovery. NVM 4.1.3.2
+// ErrorRecovery is the value of FeatureErrorRecovery. NVM 4.1.3
 type ErrorRecovery struct {
 	TimeLimited     uint16 // TLER, in 100 ms; 0 for no limit
 	UnwrittenErrors bool   // DULBE: reading deallocated blocks fails
@@ -234,7 +234,7 @@ func (i InterruptVector) Value() uint32 {
 // Values of features that are one bit.
 const (
 	WriteCacheEnabled       uint32 = 1 << 0 // FeatureWriteCache, WCE. Base 5.27.1.4
-	WriteAtomicityDisabled  uint32 = 1 << 0 // FeatureWriteAtomicity, DN. NVM 4.1.3.4
+	WriteAtomicityDisabled  uint32 = 1 << 0 // FeatureWriteAtomicity, DN. NVM 4.1.3
 	HostIDExtended          uint32 = 1 << 0 // FeatureHostID, EXHID: 16 bytes instead of 8. Base 5.27.1.25
 	ReservationPersistPower uint32 = 1 << 0 // FeatureReservationPersist, PTPL. Base 5.27.1.27
 )

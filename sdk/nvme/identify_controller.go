@@ -208,7 +208,6 @@ type IdentifyController struct {
 	FabricsAttributes uint8  // FCATT
 	MaxDescriptors    uint8  // MSDBD: most SGL data descriptors, 0 for no limit
 	FabricsCommands   uint16 // OFCS
-	DiscoveryType     uint8  // DCTYPE
 
 	PowerState [PowerStates]PowerState
 }
@@ -339,7 +338,6 @@ func (id *IdentifyController) nvmFields(l layout) {
 	num(l, 1802, &id.FabricsAttributes)
 	num(l, 1803, &id.MaxDescriptors)
 	num(l, 1804, &id.FabricsCommands)
-	num(l, 1806, &id.DiscoveryType)
 }
 
 func (p *PowerState) fields(l layout) {

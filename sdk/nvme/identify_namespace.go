@@ -39,7 +39,7 @@ const NamespaceWriteProtected uint8 = 1 << 0
 // MaxLBAFormats is how many LBA formats there is room for. NVM 4.1.5.1
 const MaxLBAFormats = 64
 
-// LBAFormat is an LBA format. NVM 4.1.5.1, Figure 98
+// LBAFormat is an LBA format. NVM 4.1.5.1
 type LBAFormat struct {
 	MetadataSize uint16 // MS, bytes
 	DataShift    uint8  // LBADS: blocks of 2^n bytes; 0 for a format not available
@@ -47,7 +47,7 @@ type LBAFormat struct {
 }
 
 // IdentifyNamespace is the Identify Namespace data structure of the NVM command set. An
-// all-zero wire form stands for an inactive NSID. NVM 4.1.5.1, Figure 97
+// all-zero wire form stands for an inactive NSID. NVM 4.1.5.1
 type IdentifyNamespace struct {
 	Size         BlockCount  // NSZE
 	Capacity     BlockCount  // NCAP

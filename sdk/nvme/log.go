@@ -11,7 +11,7 @@ const (
 	ReservationNotificationSize = 64
 )
 
-// LogSupport says how a log page is supported. Base 5.16.1.1, Figure 204
+// LogSupport says how a log page is supported. Base 5.16.1.1
 type LogSupport uint32
 
 // Bits of LogSupport. Bits 31:16 are specific to the page.
@@ -42,7 +42,7 @@ func (s *SupportedLogs) fields(l layout) {
 	}
 }
 
-// ErrorEntry is an entry of the Error Information page, newest first. Base 5.16.1.2, Figure 205
+// ErrorEntry is an entry of the Error Information page, newest first. Base 5.16.1.2
 type ErrorEntry struct {
 	Count         uint64 // unique and growing over the controller's life; 0 for an unused entry
 	Queue         QueueID
@@ -106,7 +106,7 @@ const (
 // SMARTDataUnit is what the data counters of SMARTLog count: 1,000 units of 512 bytes.
 const SMARTDataUnit = 512 * 1000
 
-// SMARTLog is the SMART / Health Information page. Base 5.16.1.3, Figure 207
+// SMARTLog is the SMART / Health Information page. Base 5.16.1.3
 type SMARTLog struct {
 	CriticalWarning   uint8
 	Temperature       uint16 // kelvin
@@ -168,7 +168,7 @@ func (s *SMARTLog) fields(l layout) {
 	}
 }
 
-// FirmwareSlotLog is the Firmware Slot Information page. Base 5.16.1.4, Figure 208
+// FirmwareSlotLog is the Firmware Slot Information page. Base 5.16.1.4
 type FirmwareSlotLog struct {
 	Active    uint8     // AFI bits 2:0: slot of the running firmware, 1 to 7
 	Next      uint8     // AFI bits 6:4: slot at the next reset, 0 for no change
@@ -202,7 +202,7 @@ func (f *FirmwareSlotLog) fields(l layout) {
 	}
 }
 
-// Effects says what a command or a feature does. Base 5.16.1.6 and 5.16.1.19
+// Effects says what a command or a feature does. Base 5.16.1.6 and 5.16.1.18
 type Effects uint32
 
 // Bits of Effects. Command and feature effects differ from bit 16 on.
@@ -250,7 +250,7 @@ func (c *CommandEffectsLog) fields(l layout) {
 }
 
 // FeatureEffectsLog is the Feature Identifiers Supported and Effects page, by FeatureID.
-// Base 5.16.1.19
+// Base 5.16.1.18
 type FeatureEffectsLog [256]Effects
 
 // ParseFeatureEffectsLog decodes the first 1,024 bytes of b.
@@ -272,7 +272,7 @@ func (f *FeatureEffectsLog) fields(l layout) {
 	}
 }
 
-// ReservationEvent is the type of a ReservationNotification. Base 5.16.1.32
+// ReservationEvent is the type of a ReservationNotification. Base 5.16.1.24
 type ReservationEvent uint8
 
 // Reservation events.
@@ -284,7 +284,7 @@ const (
 )
 
 // ReservationNotification is the Reservation Notification page: the oldest event not yet read.
-// Base 5.16.1.32
+// Base 5.16.1.24
 type ReservationNotification struct {
 	Count     uint64 // grows with each event and wraps past 0; 0 for none
 	Type      ReservationEvent

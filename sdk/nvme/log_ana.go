@@ -2,7 +2,7 @@ package nvme
 
 import "fmt"
 
-// ANAState is the access state of an ANA group at a controller. Base 8.1.2
+// ANAState is the access state of an ANA group at a controller. Base 8.1
 type ANAState uint8
 
 // ANA states.
@@ -32,7 +32,7 @@ func (s ANAState) String() string {
 }
 
 // Status returns with what a command to a namespace in this state fails, or success where the
-// state allows I/O. Base 8.1.2.3
+// state allows I/O. Base 8.1
 func (s ANAState) Status() Status {
 	switch s {
 	case ANAInaccessible:
@@ -51,7 +51,7 @@ const (
 	ANAGroupSize     = 32 // without its NSIDs, 4 bytes each
 )
 
-// ANAGroup is an ANA group descriptor. Base 5.16.1.13, Figure 223
+// ANAGroup is an ANA group descriptor. Base 5.16.1.13
 type ANAGroup struct {
 	ID          ANAGroupID
 	ChangeCount uint64
@@ -62,7 +62,7 @@ type ANAGroup struct {
 // Len returns the length of the descriptor in bytes.
 func (g ANAGroup) Len() int { return ANAGroupSize + 4*len(g.NSIDs) }
 
-// ANALog is the Asymmetric Namespace Access page. Base 5.16.1.13, Figure 222
+// ANALog is the Asymmetric Namespace Access page. Base 5.16.1.13
 type ANALog struct {
 	ChangeCount uint64
 	Groups      []ANAGroup // increasing ID, at most 65,535

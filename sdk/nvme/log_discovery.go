@@ -2,7 +2,7 @@ package nvme
 
 import "fmt"
 
-// TransportType is TRTYPE. Base 5.16.1.23, Figure 264
+// TransportType is TRTYPE. Base 5.16.1.23
 type TransportType uint8
 
 // Transports.
@@ -28,7 +28,7 @@ func (t TransportType) String() string {
 	return fmt.Sprintf("transport type %d", uint8(t))
 }
 
-// AddressFamily is ADRFAM. Base 5.16.1.23, Figure 264
+// AddressFamily is ADRFAM. Base 5.16.1.23
 type AddressFamily uint8
 
 // Address families.
@@ -40,7 +40,7 @@ const (
 	AddressIntraHost  AddressFamily = 254
 )
 
-// SubsystemType is SUBTYPE. Base 5.16.1.23, Figure 264
+// SubsystemType is SUBTYPE. Base 5.16.1.23
 type SubsystemType uint8
 
 // Subsystem types.
@@ -66,7 +66,7 @@ const (
 	EntryNoCDC                uint16 = 1 << 2 // NCC
 )
 
-// Values of DiscoveryEntry.Security for TCP (SECTYPE). TCP 3.1.3
+// Values of DiscoveryEntry.Security for TCP (SECTYPE). NVMe/TCP 3.6.1.1
 const (
 	SecurityNone  uint8 = 0
 	SecurityTLS12 uint8 = 1
@@ -79,7 +79,7 @@ const (
 	DiscoveryEntrySize  = 1024
 )
 
-// DiscoveryHeader is the head of the Discovery page. Base 5.16.1.23, Figure 264
+// DiscoveryHeader is the head of the Discovery page. Base 5.16.1.23
 type DiscoveryHeader struct {
 	Generation uint64 // GENCTR: grows with every change of the page
 	Records    uint64 // NUMREC: how many entries follow
@@ -105,7 +105,7 @@ func (d *DiscoveryHeader) fields(l layout) {
 	num(l, 16, &d.Format)
 }
 
-// DiscoveryEntry tells of one way to reach a subsystem. Base 5.16.1.23, Figure 264
+// DiscoveryEntry tells of one way to reach a subsystem. Base 5.16.1.23
 type DiscoveryEntry struct {
 	Transport    TransportType
 	Family       AddressFamily

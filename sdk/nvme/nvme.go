@@ -59,7 +59,7 @@ type LBA uint64
 // BlockCount is a number of logical blocks; a count, never zero-based.
 type BlockCount uint64
 
-// ANAGroupID identifies an ANA group. 0 means none. Base 8.1.2
+// ANAGroupID identifies an ANA group. 0 means none. Base 8.1
 type ANAGroupID uint32
 
 // NVMSetID identifies an NVM set. 0 means none.

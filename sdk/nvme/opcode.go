@@ -9,7 +9,7 @@ type Opcode uint8
 // OpcodeFabrics marks a Fabrics command on any queue; its FabricsType says which. Base 6
 const OpcodeFabrics Opcode = 0x7f
 
-// Admin commands. Base 5, Figure 138
+// Admin commands. Base 5
 const (
 	AdminDeleteIOSQ         Opcode = 0x00
 	AdminCreateIOSQ         Opcode = 0x01

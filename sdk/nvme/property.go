@@ -2,7 +2,7 @@ package nvme
 
 import "fmt"
 
-// Property is the offset of a controller property. Base 3.1.3, Figure 33
+// Property is the offset of a controller property. Base 3.1.3
 type Property uint32
 
 // Properties of a controller over fabrics, and their sizes in Size.
@@ -237,7 +237,7 @@ func (s ControllerStatus) WithShutdown(v ControllerStatus) ControllerStatus {
 // SubsystemResetMagic written to NSSR resets the subsystem ("NVMe"). Base 3.1.3.7
 const SubsystemResetMagic uint32 = 0x4e564d65
 
-// ReadyTimeouts is the content of CRTO, both halves in 500 ms units. Base 3.1.3.12
+// ReadyTimeouts is the content of CRTO, both halves in 500 ms units. Base 3.1.3
 type ReadyTimeouts struct {
 	WithMedia   uint16 // CRWMT
 	Independent uint16 // CRIMT

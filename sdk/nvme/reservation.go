@@ -2,7 +2,7 @@ package nvme
 
 import "fmt"
 
-// ReservationType is RTYPE. Base 7.2, Figure 408
+// ReservationType is RTYPE. Base 7.2
 type ReservationType uint8
 
 // Reservation types.
@@ -196,7 +196,7 @@ const (
 	MaxRegistrants = 0xffff
 )
 
-// Registrant is a controller whose host is registered. Base 7.5, Figures 415 and 416
+// Registrant is a controller whose host is registered. Base 7.5
 type Registrant struct {
 	Controller ControllerID // DynamicControllerID if the host has none at present
 	Holder     bool         // RCSTS bit 0
@@ -204,7 +204,7 @@ type Registrant struct {
 	Key        ReservationKey
 }
 
-// ReservationStatus is the data of a Reservation Report. Base 7.5, Figures 413 and 414
+// ReservationStatus is the data of a Reservation Report. Base 7.5
 type ReservationStatus struct {
 	Extended    bool   // 128-bit host identifiers; not on the wire, both sides know it
 	Generation  uint32 // GEN: counts registrations, preemptions and clears; wraps

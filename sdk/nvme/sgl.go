@@ -3,7 +3,7 @@ package nvme
 // SGLSize is the length of an SGL descriptor in bytes. Base 4.1.2
 const SGLSize = 16
 
-// SGLType is the kind of an SGL descriptor. Base 4.1.2, Figure 96
+// SGLType is the kind of an SGL descriptor. Base 4.1.2
 type SGLType uint8
 
 // Kinds of SGL descriptors.
@@ -17,7 +17,7 @@ const (
 	SGLVendor         SGLType = 0xf
 )
 
-// SGLSubtype qualifies an SGLType. Base 4.1.2, Figure 97
+// SGLSubtype qualifies an SGLType. Base 4.1.2
 type SGLSubtype uint8
 
 // Subtypes. SGLTransport (Ah to Fh are transport specific) with SGLTransportData is how a

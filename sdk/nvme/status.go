@@ -8,7 +8,7 @@ import "fmt"
 // than success is an error. Base 3.3.3.2.1
 type Status uint16
 
-// StatusType groups status codes (SCT). Base 3.3.3.2.1, Figure 92
+// StatusType groups status codes (SCT). Base 3.3.3.2.1
 type StatusType uint8
 
 // Status types.
@@ -96,7 +96,7 @@ func (s Status) String() string {
 	return name + ")"
 }
 
-// Generic command status. Base 3.3.3.2.1, Figure 93; 80h and above NVM 3.1.1
+// Generic command status. Base 3.3.3.2.1; 80h and above also NVM 3.1
 const (
 	StatusSuccess                  Status = 0x000
 	StatusInvalidOpcode            Status = 0x001
@@ -141,7 +141,7 @@ const (
 	StatusFormatInProgress         Status = 0x084
 )
 
-// Command specific status. Base Figure 94
+// Command specific status. Base 3.3.3.2.1
 const (
 	StatusInvalidCQ                       Status = 0x100
 	StatusInvalidQueueID                  Status = 0x101
@@ -189,7 +189,7 @@ const (
 	StatusIdentifierUnavailable           Status = 0x12d
 )
 
-// Command specific status of NVM I/O commands. NVM 3.1.2
+// Command specific status of NVM I/O commands. NVM 3.1
 const (
 	StatusConflictingAttributes Status = 0x180
 	StatusInvalidProtectionInfo Status = 0x181
@@ -198,7 +198,7 @@ const (
 )
 
 // Command specific status of Fabrics commands; they share values with those of I/O commands.
-// Base 6, Figure 94
+// Base 6
 const (
 	StatusConnectIncompatibleFormat  Status = 0x180
 	StatusConnectControllerBusy      Status = 0x181
@@ -210,7 +210,7 @@ const (
 	StatusAuthenticationRequired     Status = 0x191
 )
 
-// Media and data integrity errors. Base Figure 95, NVM 3.1.3
+// Media and data integrity errors. Base 3.3.3.2.1, NVM 3.1
 const (
 	StatusWriteFault               Status = 0x280
 	StatusUnrecoveredReadError     Status = 0x281
@@ -223,7 +223,7 @@ const (
 	StatusStorageTagCheckError     Status = 0x288
 )
 
-// Path related status. Base Figure 95
+// Path related status. Base 3.3.3.2.1
 const (
 	StatusInternalPathError   Status = 0x300
 	StatusANAPersistentLoss   Status = 0x301

@@ -3,7 +3,7 @@ package nvmetcp
 import "github.com/mooring-io/mooring/sdk/nvme"
 
 // CapsuleCmd is the header of a command capsule. Command aliases the buffer it was parsed from.
-// TCP 3.6.2.5
+// TCP 3.6.2.6
 type CapsuleCmd struct {
 	Header
 	Command *nvme.Command
@@ -24,7 +24,7 @@ func (p CapsuleCmd) Append(b []byte) []byte { return p.Command.Append(p.Header.A
 func (p CapsuleCmd) Len() int { return CapsuleCmdSize }
 
 // CapsuleResp is a response capsule without its digest. Completion aliases the buffer it was
-// parsed from. TCP 3.6.2.6
+// parsed from. TCP 3.6.2.7
 type CapsuleResp struct {
 	Header
 	Completion *nvme.Completion

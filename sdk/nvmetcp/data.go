@@ -2,7 +2,7 @@ package nvmetcp
 
 import "github.com/mooring-io/mooring/sdk/nvme"
 
-// Data is the header of an H2CData or C2HData. TCP 3.6.2.7 and 3.6.2.8
+// Data is the header of an H2CData or C2HData. TCP 3.6.2.8 and 3.6.2.9
 type Data struct {
 	Header
 	CCCID  nvme.CommandID // the command whose data this is
@@ -49,28 +49,27 @@ type Expect struct {
 }
 
 // CheckData judges a data PDU that passed Check against what may come next. The caller has
-// found the command and the R2T (ErrCCCID, ErrTTAG). TCP 3.3.2 and 3.5
+// found the command and the R2T (ErrCCCID, ErrTTAG). A C2HData with LAST_PDU may end early: a
+// command need not fill the host's buffer. TCP 3.3.2.1 and 3.3.2.2
 func (l *Link) CheckData(d Data, e Expect) *TermError {
 	switch end := uint64(d.Offset) + uint64(d.Length); {
 	case d.Offset%4 != 0:
 		return ErrOffset
 	case d.Length == 0 || d.Length%4 != 0 || d.Length != l.DataLen(d.Header):
 		return ErrLength
-	case uint64(d.Offset) < e.Next && uint64(d.Offset) < e.End && end <= e.End:
-		return ErrOutOfOrder
-	case uint64(d.Offset) >= e.End || end > e.End:
+	case end > e.End:
 		return ErrOutOfRange
 	case uint64(d.Offset) != e.Next:
 		return ErrOutOfOrder
 	case e.Max != 0 && d.Length > e.Max:
 		return ErrDataLimit
-	case (end == e.End) != d.Has(FlagLast):
+	case d.Type == TypeH2CData && (end == e.End) != d.Has(FlagLast):
 		return ErrLastFlag
 	}
 	return nil
 }
 
-// R2T asks the host for data. TCP 3.6.2.9
+// R2T asks the host for data. TCP 3.6.2.10
 type R2T struct {
 	Header
 	CCCID  nvme.CommandID
@@ -104,7 +103,7 @@ func (r R2T) Append(b []byte) []byte {
 // Len is R2TSize.
 func (r R2T) Len() int { return R2TSize }
 
-// Check judges an R2T against the bytes [e.Next, e.End) that the host still has to send.
+// Check judges an R2T against the bytes [e.Next, e.End) of the command that no R2T has asked for yet. TCP 3.3.2.2
 func (r R2T) Check(e Expect) *TermError {
 	switch end := uint64(r.Offset) + uint64(r.Length); {
 	case r.Offset%4 != 0:

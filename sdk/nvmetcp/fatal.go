@@ -2,7 +2,7 @@ package nvmetcp
 
 import "fmt"
 
-// FES is the fatal error status of a TermReq. TCP 3.6.2.3, Figure 22
+// FES is the fatal error status of a TermReq. TCP 3.6.2.4 and 3.6.2.5
 type FES uint16
 
 // Fatal error statuses.
@@ -73,8 +73,8 @@ const (
 )
 
 // The table of fatal errors: each rule of the standard, its status, and the field it names.
-// Errors of the common header come from Link.Check in this order, the lowest field first.
-// TCP 3.5 and 3.6
+// Where several fields are wrong the lowest offset is reported, as the standard asks. TCP 3.1,
+// 3.3, 3.5 and 3.6.2
 var (
 	ErrType        = &TermError{FESInvalidHeader, offType, "PDU type is unknown or goes the other way"}
 	ErrDigestFlags = &TermError{FESInvalidHeader, offFlags, "digest flags are not what was negotiated"}
@@ -86,8 +86,8 @@ var (
 
 	ErrPFV        = &TermError{FESUnsupportedParameter, offPFV, "PDU format version is not 0"}
 	ErrPDA        = &TermError{FESInvalidHeader, offPDA, "data alignment is above 128 bytes"}
-	ErrMaxH2CData = &TermError{FESInvalidHeader, offMAX, "MAXH2CDATA is below 4,096 or not a multiple of 4"}
-	// ErrDigestNotAsked: an ICResp enables a digest that the ICReq did not ask for. TCP 3.6.2.2
+	ErrMaxH2CData = &TermError{FESInvalidHeader, offMAX, "MAXH2CDATA is 0 or not a multiple of 4"}
+	// ErrDigestNotAsked: an ICResp enables a digest that the ICReq did not ask for. TCP 3.3.1.1
 	ErrDigestNotAsked = &TermError{FESInvalidHeader, offDGST, "digest enabled that the host did not ask for"}
 
 	ErrCCCID       = &TermError{FESInvalidHeader, offCCCID, "CCCID names no command that is transferring data"}

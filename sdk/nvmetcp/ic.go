@@ -1,12 +1,13 @@
 package nvmetcp
 
-// MinMaxH2CData is the least MAXH2CDATA that a controller may offer in bytes. TCP 3.6.2.2
+// MinMaxH2CData is the least MAXH2CDATA that a controller should offer in bytes; Linux hosts
+// refuse less. TCP 3.6.2.3
 const MinMaxH2CData = 4096
 
-// maxPDA is the largest HPDA or CPDA: 32 dwords. TCP 3.6.2.1
+// maxAlign is the largest HPDA or CPDA in bytes. TCP 3.3
 const maxAlign = 128
 
-// ICReq opens a connection. TCP 3.6.2.1
+// ICReq opens a connection. TCP 3.6.2.2
 type ICReq struct {
 	Header
 	Version      uint16 // PFV; 0 is the only one defined
@@ -52,14 +53,14 @@ func (p ICReq) Check() *TermError {
 	return nil
 }
 
-// ICResp answers an ICReq. TCP 3.6.2.2
+// ICResp answers an ICReq. TCP 3.6.2.3
 type ICResp struct {
 	Header
 	Version      uint16 // PFV; 0 is the only one defined
 	Align        int    // CPDA: alignment of data sent to the controller, in bytes, 4 to 128
 	HeaderDigest bool   // header digests are on, both ways
 	DataDigest   bool   // data digests are on, both ways
-	MaxH2CData   uint32 // most bytes of data in one H2CData, at least MinMaxH2CData, a multiple of 4
+	MaxH2CData   uint32 // most bytes of data in one H2CData, a multiple of 4
 }
 
 // NewICResp returns an ICResp with its header; fields of the header are fixed.
@@ -96,7 +97,7 @@ func (p ICResp) Check(req ICReq) *TermError {
 		return ErrPDA
 	case p.HeaderDigest && !req.HeaderDigest || p.DataDigest && !req.DataDigest:
 		return ErrDigestNotAsked
-	case p.MaxH2CData < MinMaxH2CData || p.MaxH2CData%4 != 0:
+	case p.MaxH2CData == 0 || p.MaxH2CData%4 != 0:
 		return ErrMaxH2CData
 	}
 	return nil

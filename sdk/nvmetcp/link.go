@@ -9,8 +9,8 @@ type Link struct {
 	From         Peer
 	HeaderDigest bool
 	DataDigest   bool
-	// Align is the alignment of data from the start of the PDU in bytes, a power of two times 4 up
-	// to 128: CPDA for what the host sends, HPDA for what the controller sends. Below 4 means 4.
+	// Align is what the offset of data within a PDU is a multiple of, in bytes: 4 to 128 in steps
+	// of 4; CPDA for what the host sends, HPDA for what the controller sends. Below 4 means 4.
 	Align int
 	// MaxInCapsule is the most bytes of data in a CapsuleCmd.
 	MaxInCapsule uint32
@@ -25,7 +25,7 @@ const (
 	termData          // TermReq: the offending header, without PDO
 )
 
-// shapes is what the standard fixes for each PDU type. TCP 3.6.2
+// shapes is what the standard fixes for each PDU type. TCP 3.6.2.2 to 3.6.2.10
 var shapes = [...]struct {
 	hlen    uint8
 	data    dataRule
@@ -47,7 +47,7 @@ var shapes = [...]struct {
 // digest, and DataLen bytes of data may be relied on; DataLen is bounded for a CapsuleCmd only.
 // Reserved flags and a PDO without data are ignored. Whether the PDU may come now is not asked.
 func (l *Link) Check(h Header) *TermError {
-	// Bit 0 of the type is the direction, 8 is not assigned. TCP 3.6.1
+	// Bit 0 of the type is the direction, 8 is not assigned. TCP 3.3, Figure 10
 	if h.Type > TypeR2T || h.Type == 8 || Peer(h.Type&1) != l.From {
 		return ErrType
 	}
@@ -109,7 +109,7 @@ func (l *Link) checkData(h Header, full uint32, want Flags) *TermError {
 }
 
 func checkTermReq(h Header) *TermError {
-	// An invalid TermReq is never answered by another. TCP 3.5.1
+	// An invalid TermReq is never answered by another. TCP 3.5
 	if h.HLEN != TermReqSize || h.PLEN < TermReqSize || h.PLEN > MaxTermReqSize {
 		return ErrTermReqSize
 	}

@@ -20,13 +20,13 @@ import (
 	"github.com/mooring-io/mooring/sdk/nvme"
 )
 
-// Ports on which NVMe/TCP is usually found. TCP 3.1.1
+// Ports on which NVMe/TCP is usually found. TCP 3.1.2
 const (
 	Port          = 4420
 	DiscoveryPort = 8009
 )
 
-// Type is the PDU type. TCP 3.6.1
+// Type is the PDU type. TCP 3.3, Figure 10
 type Type uint8
 
 // PDU types. Even types come from the host, odd ones from the controller.
@@ -60,7 +60,7 @@ func (t Type) String() string {
 // reserved and ignored.
 type Flags uint8
 
-// Flags. TCP 3.6.2
+// Flags. TCP 3.6.2.6 to 3.6.2.10
 const (
 	FlagHeaderDigest Flags = 1 << 0 // HDGSTF: HDGST follows the header
 	FlagDataDigest   Flags = 1 << 1 // DDGSTF: DDGST follows the data
@@ -93,13 +93,14 @@ const (
 	DigestSize      = 4
 	// MaxHeaderSize is the longest header (ICReq); a buffer of this plus DigestSize holds any.
 	MaxHeaderSize = ICSize
-	// MaxDataOffset is the largest PDO that a sender following the rules can need. TCP 3.6.1
-	MaxDataOffset = 128
+	// MaxDataOffset is the largest PDO that alignment can call for: a CapsuleCmd with header
+	// digest, aligned to 72 bytes.
+	MaxDataOffset = 144
 )
 
 var le = binary.LittleEndian
 
-// Header is the common header of every PDU. TCP 3.6.1
+// Header is the common header of every PDU. TCP 3.6.2.1
 type Header struct {
 	Type  Type
 	Flags Flags

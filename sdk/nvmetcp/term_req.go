@@ -6,7 +6,7 @@ import (
 	"github.com/mooring-io/mooring/sdk/nvme"
 )
 
-// TermReq is an H2CTermReq or C2HTermReq: it ends the connection. TCP 3.6.2.3 and 3.6.2.4
+// TermReq is an H2CTermReq or C2HTermReq: it ends the connection. TCP 3.6.2.4 and 3.6.2.5
 type TermReq struct {
 	Header
 	FES       FES

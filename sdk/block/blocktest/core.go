@@ -148,6 +148,10 @@ type Server struct {
 	bell  int          // write end of the doorbell, or -1 when stopped; guarded by core.mu
 	err   error
 	ended chan struct{}
+
+	// Of the goroutine, here to spare allocations.
+	entry  ring.Entry
+	tokens [64]byte
 }
 
 // Serve serves end, which it owns, on a goroutine of its own until Stop, or until the
@@ -189,8 +193,7 @@ func (s *Server) run() {
 		if !s.end.Sleep() {
 			continue
 		}
-		var tokens [64]byte
-		unix.Read(s.end.DoorbellFD(), tokens[:])
+		unix.Read(s.end.DoorbellFD(), s.tokens[:])
 		s.end.Awake()
 	}
 	s.core.mu.Lock()
@@ -214,10 +217,9 @@ func (s *Server) turn() bool {
 		s.held = s.held[:0]
 	}
 	for {
-		var e ring.Entry
-		ok, err := s.end.Take(&e)
+		ok, err := s.end.Take(&s.entry)
 		if err == nil && ok {
-			err = s.admit(&e)
+			err = s.admit(&s.entry)
 		}
 		if err != nil {
 			s.err = err

@@ -160,7 +160,7 @@ func (a Abort) Command() Command {
 	return c
 }
 
-// AbortResult is DW0 of a completed Abort: AbortDone or AbortNotDone.
+// AbortDone and AbortNotDone are DW0 of a completed Abort.
 const (
 	AbortDone    uint32 = 0 // the command was aborted
 	AbortNotDone uint32 = 1 // it was not: it completes in its own way

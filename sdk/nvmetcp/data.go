@@ -103,7 +103,8 @@ func (r R2T) Append(b []byte) []byte {
 // Len is R2TSize.
 func (r R2T) Len() int { return R2TSize }
 
-// Check judges an R2T against the bytes [e.Next, e.End) of the command that no R2T has asked for yet. TCP 3.3.2.2
+// Check judges an R2T against the bytes [e.Next, e.End) of the command that no R2T has asked
+// for yet. TCP 3.3.2.2
 func (r R2T) Check(e Expect) *TermError {
 	switch end := uint64(r.Offset) + uint64(r.Length); {
 	case r.Offset%4 != 0:

@@ -45,7 +45,6 @@ type Thread struct {
 	hooks  []*func()
 	timers timerHeap
 	now    int64 // ns, when this turn began
-	busy   bool  // the turn did something
 	spin   time.Duration
 
 	stop   atomic.Bool
@@ -286,7 +285,6 @@ func (t *Thread) turn() error {
 		return err
 	}
 	t.now = now()
-	t.busy = n > 0
 	t.poller.dispatch(n)
 	t.complete()
 	t.runPosts()
@@ -299,10 +297,11 @@ func (t *Thread) turn() error {
 	return nil
 }
 
-// wait waits for events: not at all after a turn that did something, since there is
-// likely more to do, and to announce sleep would only make the core ring.
+// wait waits for events, if there is nothing to do without them. It announces sleep
+// even if files are likely to be ready: to ask first would cost a system call per
+// turn, which is more than the few doorbells that it saves.
 func (t *Thread) wait() (int, error) {
-	if t.busy || !t.ended.empty() || t.pool.servable() {
+	if !t.ended.empty() || t.pool.servable() {
 		return t.poller.wait(0)
 	}
 	t.spinForCompletion()
@@ -330,7 +329,6 @@ func (t *Thread) complete() {
 		if !ok {
 			break
 		}
-		t.busy = true
 		r := t.flights[c.Tag]
 		t.flights[c.Tag] = nil
 		r.state = idle
@@ -341,7 +339,6 @@ func (t *Thread) complete() {
 	}
 	for last := t.ended.tail; !t.ended.empty(); {
 		r := t.ended.pop()
-		t.busy = true
 		r.state = idle
 		r.Done(r)
 		if r == last {
@@ -399,7 +396,6 @@ func (t *Thread) runPosts() {
 	if !t.posted.Load() {
 		return
 	}
-	t.busy = true
 	t.mu.Lock()
 	t.posted.Store(false)
 	t.posts, t.spare = t.spare[:0], t.posts

@@ -70,7 +70,6 @@ func (h *timerHeap) Pop() any {
 func (t *Thread) expire() {
 	for n := len(t.timers); n > 0 && len(t.timers) > 0 && t.timers[0].at <= t.now; n-- {
 		tm := heap.Pop(&t.timers).(*Timer)
-		t.busy = true
 		tm.fn()
 	}
 }

@@ -88,7 +88,7 @@ type Entry struct {
 	PoolOffset       uint64
 	PoolLength       uint32
 	Target           uint32 // Abort: the tag to abort
-	Submitted        uint64 // CLOCK_MONOTONIC ns
+	Submitted        uint64 // CLOCK_MONOTONIC ns; filled in by Publish
 	reserved2        uint64 // zero
 }
 

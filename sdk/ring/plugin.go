@@ -186,7 +186,9 @@ func (p *PluginEnd) Publish() bool {
 	if p.shown == p.tail {
 		return false
 	}
-	p.shown = p.tail
+	for now := Now(); p.shown != p.tail; p.shown++ {
+		(*Entry)(p.submission.slot(p.shown)).Submitted = now
+	}
 	p.submission.storeCounters(&p.counters)
 	p.submission.word(offTail).Store(p.tail)
 	if s := p.completion.word(offSleep).Load(); s&1 == 1 && s != p.rang {

@@ -35,7 +35,8 @@ func TestRoundTrip(t *testing.T) {
 	c, p := pair(t, Config{Entries: 4, PoolBytes: 1 << 20, Incarnation: 7, Thread: 3})
 	copy(p.Pool()[4096:], "payload")
 	for i := range 100 {
-		ok, err := p.Submit(&Entry{Op: OpWrite, Handle: 5, HandleGeneration: 6, Offset: uint64(i) * 4096, Length: 4096, PoolOffset: 4096, PoolLength: 4096, Submitted: Now()})
+		begin := Now()
+		ok, err := p.Submit(&Entry{Op: OpWrite, Handle: 5, HandleGeneration: 6, Offset: uint64(i) * 4096, Length: 4096, PoolOffset: 4096, PoolLength: 4096})
 		if !ok || err != nil {
 			t.Fatal(ok, err)
 		}
@@ -44,7 +45,7 @@ func TestRoundTrip(t *testing.T) {
 		if ok, err := c.Take(&e); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
-		if e.Offset != uint64(i)*4096 || e.Handle != 5 || e.HandleGeneration != 6 {
+		if e.Offset != uint64(i)*4096 || e.Handle != 5 || e.HandleGeneration != 6 || e.Submitted < begin || e.Submitted > Now() {
 			t.Fatalf("entry %+v", e)
 		}
 		if got := string(c.Pool()[e.PoolOffset:][:7]); got != "payload" {

@@ -5,6 +5,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,6 +26,9 @@ func TestInitiator(t *testing.T) {
 	t.Run("identify namespace", m.identifyNamespace)
 	t.Run("ana log", m.anaLog)
 	t.Run("smart log", m.smartLog)
+	if targetUnderTest() == "mooring" {
+		t.Run("every byte crossed a ring", m.ringBytes)
+	}
 }
 
 // TestFaults kills our processes under I/O, and holds reservations over it.
@@ -130,6 +134,69 @@ func (m *machine) smartLog(t *testing.T) {
 	if log.CriticalWarning != 0 {
 		t.Errorf("critical warning %#x", log.CriticalWarning)
 	}
+}
+
+// Counters of the payload that crossed the core's rings, bytes, from the core's own side.
+const (
+	ringReadMetric  = "mooring_ring_read_bytes_total"
+	ringWriteMetric = "mooring_ring_write_bytes_total"
+)
+
+// ringBytes compares what the host counted during a run of fio with what the core's rings carried.
+func (m *machine) ringBytes(t *testing.T) {
+	before, after := m.hostBytes(t, "before"), m.hostBytes(t, "after")
+	for i, metric := range []string{ringReadMetric, ringWriteMetric} {
+		host := after[i] - before[i]
+		ring := m.metric(t, "after", metric) - m.metric(t, "before", metric)
+		if host == 0 || ring != host {
+			t.Errorf("%s grew by %.0f while the host moved %.0f bytes", metric, ring, host)
+		}
+	}
+}
+
+// hostBytes returns what the kernel has read from and written to namespace 1, bytes.
+func (m *machine) hostBytes(t *testing.T, when string) [2]float64 {
+	t.Helper()
+	const readField, writeField, sector = 2, 6, 512 // Documentation/block/stat.rst
+	text, err := os.ReadFile(filepath.Join(m.results, "stat-"+when+".txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(text))
+	var bytes [2]float64
+	for i, field := range []int{readField, writeField} {
+		n, err := strconv.ParseFloat(fields[field], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes[i] = n * sector
+	}
+	return bytes
+}
+
+// metric sums a metric over all its labels.
+func (m *machine) metric(t *testing.T, when, name string) float64 {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(m.results, "metrics-"+when+".txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, found := 0.0, false
+	for line := range strings.Lines(string(text)) {
+		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if base, _, _ := strings.Cut(series, "{"); !ok || base != name {
+			continue
+		}
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		sum, found = sum+n, true
+	}
+	if !found {
+		t.Fatalf("the agent has no metric %s", name)
+	}
+	return sum
 }
 
 // resvReport is what nvme-cli prints of the extended reservation status.

@@ -24,6 +24,6 @@ echo "rig: up" >/dev/ttyS1
 sh /rig/case.sh
 status=$?
 dmesg >/results/dmesg
-umount /results
+sync
 echo "rig: exit $status" >/dev/ttyS1
 poweroff -f

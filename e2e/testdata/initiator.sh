@@ -39,7 +39,9 @@ c=$(controller)
 dev=$(namespace 1)
 
 step "fio, 4 KiB"
+target_evidence before
 fio_verify "$dev" --size=24m
+target_evidence after
 
 step "fio, up to 256 KiB" # in capsules and by R2T
 fio_verify "$dev" --bsrange=4k-256k --blockalign=4k --size=64m
@@ -101,7 +103,6 @@ yes after | head -c 1048576 >/tmp/want
 dd if="$dev2" bs=1M skip=127 iflag=direct 2>/dev/null | cmp - /tmp/want || die "the volume's data is not there"
 
 step "disconnect"
-target_evidence end
 disconnect
 no_controller || die "a controller is left: $(controllers)"
 

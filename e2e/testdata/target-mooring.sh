@@ -3,11 +3,12 @@ HAVE_RESERVATIONS=yes
 MOORING=/opt/bin/mooring
 TRANSPORT='/opt/bin/plugins/*tcp*'
 ANY='/opt/bin/*' # each of our processes
+export MOORING_SOCKET=/run/mooring.sock
 
 target_start() { # target_start DATA_DIR
 	DATA=$1
 	agent_out=/results/agent.out # kept by the test, also when the guest hangs
-	$MOORING agent -dev -data-dir "$DATA" -listen nvme-tcp://$ADDRESS:$PORT >$agent_out 2>>/results/agent.log &
+	$MOORING agent -dev -data-dir "$DATA" -listen nvme-tcp://$ADDRESS:$PORT -socket $MOORING_SOCKET >$agent_out 2>>/results/agent.log &
 	AGENT=$!
 	wait_until 120 "the agent's line \"mooring: ready\"" agent_ready_or_gone
 	agent_running || die "the agent ended before it was ready"
@@ -41,4 +42,10 @@ kill_core() { # and start it again at once on the same data
 	target_start "$DATA"
 	wait_until 60 "the dead core's transport to be gone" one_of "$TRANSPORT"
 }
-target_evidence() { $MOORING status -o json >"/results/status-$1.json"; } # NAME
+
+# target_evidence NAME: what the target says of itself, and what the host has counted, for the test to compare.
+target_evidence() {
+	$MOORING status -o json >"/results/status-$1.json" || [ $? = 6 ] # 6: something is degraded, as after a kill
+	wget -q -O "/results/metrics-$1.txt" http://127.0.0.1:9464/metrics || :
+	cat /sys/block/nvme*c*n1/stat >"/results/stat-$1.txt"
+}

@@ -80,14 +80,16 @@ type IO struct {
 	BadBlock  uint32 // with ErrCorrupt: the first block in the extent that is bad
 	DiskNanos int64  // nanoseconds between handing the request to the disk and its completion
 
-	next    *IO
-	started int64 // Clock at hand-over to the disk
-	pending int32 // disk requests that have not ended
-	sync    bool  // completes only after a sync
-	seq     uint64
-	newBlks uint32 // blocks counted as new at submission
-	ext     *Extent
-	epoch   uint64 // read epoch
+	next     *IO
+	started  int64  // Clock at hand-over to the disk
+	admitted bool   // counted as in flight
+	sync     bool   // its change waits for a sync
+	seq      uint64 // OpWrite, OpZero: of its batch; OpFlush: the batch that must be durable
+	batch    *batch
+	records  [2]uint32 // OpWrite, OpZero: where its records are in the batch
+	newBlks  uint32    // OpWrite: blocks that had no slot when it was staged
+	pending  int       // OpRead: disk requests under way
+	epoch    uint64    // OpRead
 }
 
 // Usage says how a store's space is used, in bytes.

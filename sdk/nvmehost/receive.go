@@ -116,7 +116,7 @@ func (q *Queue) serve() error {
 			return nil
 		}
 		v.offending = b[:h.HLEN]
-		if h.Has(nvmetcp.FlagHeaderDigest) && h.Type != nvmetcp.TypeC2HTermReq {
+		if q.in.HeaderLen(h) > int(h.HLEN) {
 			if terr := nvmetcp.CheckHeaderDigest(b, int(h.HLEN)); terr != nil {
 				return terr
 			}

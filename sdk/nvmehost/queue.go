@@ -337,9 +337,11 @@ func (q *Queue) ready(events uint32) {
 // peerFault ends the connection for what the controller did, with an H2CTermReq where one is due.
 func (q *Queue) peerFault(err error) {
 	var terr *nvmetcp.TermError
-	if errors.As(err, &terr) && !terr.Silent() && q.err == nil && q.send.empty() {
-		b := nvmetcp.NewTermReq(nvmetcp.Host, terr, q.recv.offending).Append(nil)
-		_, _ = unix.Write(q.fd, b) // best effort: the connection ends anyway
+	if errors.As(err, &terr) && !terr.Silent() && q.err == nil {
+		start := len(q.send.arena)
+		q.send.arena = nvmetcp.NewTermReq(nvmetcp.Host, terr, q.recv.offending).Append(q.send.arena)
+		q.send.appended(start)
+		_, _ = q.send.flush(q.fd) // as far as it goes: the connection ends anyway
 	}
 	q.fail(err)
 }

@@ -138,6 +138,8 @@ type Options struct {
 	Index       IndexOpener // nil means Badger in Dir/index
 	Logger      hclog.Logger
 	Clock       func() int64 // monotonic nanoseconds; nil means the system's
+
+	reserve int64 // slots for overwrites; tests make it small and keep their writes below it
 }
 
 // IndexOpener opens the index that belongs to the store in dir.

@@ -616,6 +616,7 @@ func newStore(o Options, m *image, index Index) (*Store, error) {
 	limit := (int64(m.sb.capacity)/BlockSize - int64(m.geo.first)) / int64(m.geo.segment) * int64(m.geo.segment)
 	limit = max(min(limit, int64(maxSlots)-int64(m.geo.first)), int64(m.slots.total()))
 	keep := min(max(limit/64, minReserve), maxReserve)
+	keep = or(o.reserve, keep)
 	if limit < keep+2*int64(m.geo.segment) {
 		return nil, fmt.Errorf("capacity of %d bytes is too small: at least %d are needed: %w", m.sb.capacity,
 			(int64(m.geo.first)+keep+3*int64(m.geo.segment))*BlockSize, ErrInvalid)

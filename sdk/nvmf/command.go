@@ -27,22 +27,23 @@ type Command struct {
 	// CQE is the completion, set when Conn.Complete is called.
 	CQE nvme.Completion
 
-	q      *Queue
-	state  commandState
-	tick   uint32 // q.tick at Begin
-	run    func(*Command)
-	status nvme.Status  // of a refused command
-	dw0    uint32       // command specific result
-	dw1    uint32       // upper half of a Property Get
-	buf    block.Buffer // taken from the pool
-	need   int          // bytes to take from the pool when parked
-	req    block.Request
-	ns     *namespace // of an I/O command
-	mate   *Command   // the other half of a fused pair
-	ranges int        // of a Dataset Management: ranges still to do
-	waiter func()     // told when the command completes; for Abort
-	asked  bool       // an Abort asked for it
-	ownCID bool       // its bit in q.cids is set for it
+	q         *Queue
+	state     commandState
+	tick      uint32 // q.tick at Begin
+	run       func(*Command)
+	status    nvme.Status  // of a refused command
+	dw0       uint32       // command specific result
+	dw1       uint32       // upper half of a Property Get
+	buf       block.Buffer // taken from the pool
+	need      int          // bytes to take from the pool when parked
+	req       block.Request
+	ns        *namespace        // of an I/O command
+	mate      *Command          // the other half of a fused pair
+	ranges    int               // of a Dataset Management: ranges still to do
+	waiter    func(nvme.Status) // told when the command completes; for Abort
+	asked     bool              // an Abort asked for it
+	submitted bool              // req is with the core
+	ownCID    bool              // its bit in q.cids is set for it
 
 	prev, next *Command // in q.begun, or next alone in q.spare
 	nextParked *Command // in q.parked
@@ -94,7 +95,7 @@ func (c *Command) reset() {
 	c.Transfer, c.Length, c.Refused, c.Parked = TransferNone, 0, false, false
 	c.run, c.status, c.dw0, c.dw1, c.need = nil, 0, 0, 0, 0
 	c.ns, c.mate, c.ranges, c.waiter, c.asked = nil, nil, 0, nil, false
-	c.ownCID = false
+	c.ownCID, c.submitted = false, false
 	c.prev, c.next = nil, nil
 }
 
@@ -102,6 +103,28 @@ func (c *Command) reset() {
 func (c *Command) refuse(st nvme.Status) {
 	c.Refused, c.status, c.run = true, st, completeRefused
 	c.Transfer, c.Length = TransferNone, 0
+}
+
+// fail makes a command that has begun end with st: now if it waits for its fused half, else as
+// soon as its data is there and it is executed.
+func (c *Command) fail(st nvme.Status) {
+	c.unpair()
+	if c.state == commandBegun {
+		if !c.Refused {
+			c.status, c.run = st, completeRefused
+		}
+		return
+	}
+	if c.state == commandFused {
+		c.state = commandRunning
+		c.q.complete(c, st)
+	}
+}
+
+func (c *Command) unpair() {
+	if m := c.mate; m != nil {
+		c.mate, m.mate = nil, nil
+	}
 }
 
 func completeRefused(c *Command) { c.q.complete(c, c.status) }

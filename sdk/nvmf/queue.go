@@ -50,7 +50,9 @@ type Queue struct {
 	outstanding int      // from Get to Complete
 	begun       *Command // list of commands from Begin to Complete
 	cids        [1 << 16 / 64]uint64
-	fused       *Command // first half whose second has not come
+	fused       *Command // first half of a fused pair that waits for the next command
+	fusedFailed bool     // the last command was a first half that failed
+	stats       queueStats
 	leaving     *Command // Disconnect that waits for the others
 
 	parked, lastParked *Command // wait for memory, in order
@@ -88,6 +90,7 @@ func (t *Target) NewQueue(conn Conn, info ConnInfo) *Queue {
 	q.poolLimit = max(q.pool.Size()/2, q.maxTransfer)
 	q.timer = q.thread.After(t.limits.ConnectTimeout, q.onTimer)
 	q.ticking = true
+	t.queues.Add(1)
 	return q
 }
 
@@ -183,19 +186,19 @@ func (q *Queue) dispatch(c *Command) {
 // complete ends a command. c is the transport's from here on.
 func (q *Queue) complete(c *Command, st nvme.Status) {
 	q.unlink(c)
-	sqhd := uint16(0)
-	if !q.noFlow {
-		q.head = (q.head + 1) % q.entries
-		sqhd = uint16(q.head)
-	}
-	c.CQE = nvme.MakeCompletion(c.SQE.CID(), sqhd, st)
+	c.CQE = nvme.MakeCompletion(c.SQE.CID(), q.advanceHead(c), st)
 	c.CQE.SetResult64(uint64(c.dw0) | uint64(c.dw1)<<32)
 	c.state = commandFinished
 	waiter := c.waiter
 	q.conn.Complete(c)
 	if waiter != nil {
-		waiter()
+		waiter(st)
 	}
+	q.checkLeaving()
+}
+
+// checkLeaving answers a Disconnect that only waited for the other commands.
+func (q *Queue) checkLeaving() {
 	if q.leaving != nil && q.outstanding == 1 && q.state == queueLeaving {
 		q.leave()
 	}
@@ -211,15 +214,36 @@ func (q *Queue) withdraw(c *Command) {
 		q.fused = nil
 	}
 	if m := c.mate; m != nil {
-		c.mate, m.mate = nil, nil
-		m.run = completeFailedFused
-		if m.state == commandFused {
-			m.state = commandRunning
-			m.run(m)
-		}
+		m.fail(nvme.StatusAbortFailedFused)
 	}
 	if c.waiter != nil {
-		c.waiter()
+		c.waiter(nvme.StatusAbortSQDeletion)
+	}
+	q.checkLeaving()
+}
+
+// advanceHead returns SQHD for the completion of c. The head moves when a command completes, so
+// that the slots of the submission queue bound what is outstanding. Base 3.3.1.2.1
+func (q *Queue) advanceHead(c *Command) uint16 {
+	if !q.noFlow {
+		q.head = (q.head + 1) % q.entries
+		return uint16(q.head)
+	}
+	if c.SQE.Opcode() == nvme.OpcodeFabrics && c.SQE.FabricsType() == nvme.FabricsConnect {
+		return 0xffff // flow control is disabled, as the host asked. Base 6.3
+	}
+	return 0 // reserved
+}
+
+// drained is called when the queue is gone and its last command was released.
+func (q *Queue) drained() {
+	if q.state != queueGone {
+		return
+	}
+	q.state = queueDrained
+	q.target.queues.Add(-1)
+	if ct := q.ctrl; ct != nil {
+		ct.thread.Post(func() { ct.detach(q) })
 	}
 }
 

@@ -1,0 +1,300 @@
+package meta
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mooring-io/mooring/core/meta/store"
+)
+
+// StoreState says whether an extent store takes part.
+type StoreState string
+
+// The states of an extent store.
+const (
+	StoreActive   StoreState = "active"
+	StoreDraining StoreState = "draining" // serves what it has, takes nothing new
+	StoreFailed   StoreState = "failed"   // a write or sync failed; serves nothing
+)
+
+// Store is an extent store: a disk's worth of extents on a node.
+type Store struct {
+	ID       uuid.UUID  `json:"id"`
+	Node     uuid.UUID  `json:"node"`
+	Name     string     `json:"name"` // unique on its node
+	Path     string     `json:"path"`
+	Media    string     `json:"media"`    // class, e.g. "ssd"
+	Capacity int64      `json:"capacity"` // bytes; the weight in placing new extents
+	State    StoreState `json:"state"`
+	Reason   string     `json:"reason,omitempty"` // why it is not active
+	// Incarnation is the number of the store's present life; it grows at every start.
+	Incarnation uint64    `json:"incarnation"`
+	BootID      string    `json:"boot_id"` // of the machine at its last start
+	Clean       bool      `json:"clean"`   // its last life ended with all it acknowledged on the medium
+	Started     time.Time `json:"started"`
+}
+
+// StoreStart tells Meta that a store begins a life.
+type StoreStart struct {
+	ID       uuid.UUID
+	Name     string
+	Path     string
+	Media    string
+	Capacity int64
+	BootID   string // /proc/sys/kernel/random/boot_id
+}
+
+// StartStore makes a store of the session's node known and begins its next
+// incarnation. If the machine lost power since an unclean end, the volatile volumes
+// with extents on it may have lost unflushed writes: each such volume counts a loss,
+// and they are returned.
+func (m *Meta) StartStore(ctx context.Context, s *Session, o StoreStart) (Store, []Volume, error) {
+	if err := checkName("store", o.Name); err != nil {
+		return Store{}, nil, err
+	}
+	if o.ID == uuid.Nil || o.BootID == "" {
+		return Store{}, nil, invalid("store", "an identity and the machine's boot ID")
+	}
+	prior, _, err := load[Store](ctx, m, keyStore(o.ID))
+	if err != nil && !isNotFound(err) {
+		return Store{}, nil, err
+	}
+	var lost []Volume
+	if err == nil && !prior.Clean && prior.BootID != o.BootID {
+		// Before the store's record says that all is well: a crash in between counts a
+		// loss twice, which is harmless, and never not at all.
+		if lost, err = m.recordLosses(ctx, o.ID); err != nil {
+			return Store{}, nil, err
+		}
+	}
+	var out Store
+	err = m.retry(ctx, func(x *txn) error {
+		if err := s.check(ctx); err != nil {
+			return err
+		}
+		old, rev, err := load[Store](ctx, m, keyStore(o.ID))
+		if err != nil && !isNotFound(err) {
+			return err
+		}
+		if err == nil && old.Node != s.node {
+			return fmt.Errorf("store %s belongs to node %s: %w", o.ID, old.Node, ErrExists)
+		}
+		out = Store{
+			ID: o.ID, Node: s.node, Name: o.Name, Path: o.Path, Media: o.Media, Capacity: o.Capacity, State: StoreActive,
+			Incarnation: old.Incarnation + 1, BootID: o.BootID, Started: m.now().UTC(),
+		}
+		if old.State == StoreDraining {
+			out.State, out.Reason = old.State, old.Reason
+		}
+		s.require(x)
+		x.update(keyStore(o.ID), rev, out)
+		return nil
+	})
+	return out, lost, err
+}
+
+// recordLosses counts a loss for every volatile volume with an extent on the store.
+func (m *Meta) recordLosses(ctx context.Context, id uuid.UUID) ([]Volume, error) {
+	volumes, err := m.Volumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var lost []Volume
+	for _, v := range volumes {
+		if v.Durability != Volatile || v.State != VolumeActive {
+			continue
+		}
+		n, err := m.countExtents(ctx, v.ID, id, 1)
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			if err := m.RecordLoss(ctx, v.ID); err != nil && !isNotFound(err) {
+				return nil, err
+			}
+			lost = append(lost, v)
+		}
+	}
+	return lost, nil
+}
+
+// countExtents counts the extents of a volume that lie on a store, up to limit.
+func (m *Meta) countExtents(ctx context.Context, volume, id uuid.UUID, limit int) (int, error) {
+	n := 0
+	err := m.Extents(ctx, volume, func(_ uint32, e Extent) error {
+		if slices.ContainsFunc(e.Set, func(r Member) bool { return r.Store == id }) {
+			if n++; n >= limit {
+				return errStop
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return n, err
+}
+
+// StopStore says that a store's life ended with all it acknowledged on the medium.
+func (m *Meta) StopStore(ctx context.Context, id uuid.UUID, incarnation uint64) error {
+	return m.changeStore(ctx, id, func(s *Store) error {
+		if s.Incarnation == incarnation && s.State != StoreFailed {
+			s.Clean = true
+		}
+		return nil
+	})
+}
+
+// SetStoreState changes a store's state. A failed store becomes active again only
+// by its next start.
+func (m *Meta) SetStoreState(ctx context.Context, id uuid.UUID, state StoreState, reason string) error {
+	return m.changeStore(ctx, id, func(s *Store) error {
+		switch {
+		case state != StoreActive && state != StoreDraining && state != StoreFailed:
+			return invalid("state", "active, draining or failed; it is %q", state)
+		case s.State == StoreFailed && state == StoreActive:
+			return fmt.Errorf("store %s has failed and must be started again first: %w", s.Name, ErrConflict)
+		}
+		s.State, s.Reason = state, reason
+		if state == StoreActive {
+			s.Reason = ""
+		}
+		return nil
+	})
+}
+
+func (m *Meta) changeStore(ctx context.Context, id uuid.UUID, fn func(*Store) error) error {
+	return m.retry(ctx, func(x *txn) error {
+		old, rev, err := load[Store](ctx, m, keyStore(id))
+		if err != nil {
+			return fmt.Errorf("store %s: %w", id, err)
+		}
+		next := old
+		if err := fn(&next); err != nil {
+			return err
+		}
+		if !same(next, old) {
+			x.update(keyStore(id), rev, next)
+		}
+		return nil
+	})
+}
+
+// RemoveStore forgets a store that is not active and holds no extent. Removing a
+// missing one is no error.
+func (m *Meta) RemoveStore(ctx context.Context, id uuid.UUID) error {
+	s, rev, err := load[Store](ctx, m, keyStore(id))
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if s.State == StoreActive {
+		return fmt.Errorf("store %s is active; drain it first: %w", s.Name, ErrConflict)
+	}
+	use, err := m.StoreUse(ctx)
+	if err != nil {
+		return err
+	}
+	if n := use[id]; n > 0 {
+		return &InUseError{What: "store " + s.Name, Users: []string{fmt.Sprintf("%d extents", n)}}
+	}
+	var x txn
+	x.remove(keyStore(id), rev)
+	return m.commit(ctx, &x)
+}
+
+// StoreUse counts the extents on each store; it reads all extents.
+func (m *Meta) StoreUse(ctx context.Context) (map[uuid.UUID]int, error) {
+	use := map[uuid.UUID]int{}
+	err := m.st.Range(ctx, "extent/", func(kv store.KV) error {
+		c, err := parseChunk(kv.Value)
+		if err != nil {
+			return fmt.Errorf("key %s: %w", kv.Key, err)
+		}
+		for _, e := range c {
+			for _, r := range e.Set {
+				use[r.Store]++
+			}
+		}
+		return nil
+	})
+	return use, err
+}
+
+// ExtentStore returns one store.
+func (m *Meta) ExtentStore(ctx context.Context, id uuid.UUID) (Store, error) {
+	s, _, err := load[Store](ctx, m, keyStore(id))
+	if err != nil {
+		return s, fmt.Errorf("store %s: %w", id, err)
+	}
+	return s, nil
+}
+
+// Stores returns all extent stores by ID.
+func (m *Meta) Stores(ctx context.Context) ([]Store, error) { return list[Store](ctx, m, "store/") }
+
+// place chooses where a new extent goes: its replicas on different nodes, one on
+// the owner's if possible, elsewhere by weighted rendezvous hashing, so that it
+// depends on nothing but the stores and the extent.
+func (env *leaseEnv) place(index uint32, avoid []uuid.UUID) ([]Member, error) {
+	candidates := make([]Store, 0, len(env.stores))
+	for _, s := range env.stores {
+		if s.State == StoreActive && !slices.Contains(avoid, s.ID) {
+			candidates = append(candidates, s)
+		}
+	}
+	score := func(s Store) float64 {
+		h := fnv.New64a()
+		h.Write(s.ID[:])
+		h.Write(env.volume.ID[:])
+		h.Write(binary.LittleEndian.AppendUint32(nil, index))
+		u := (float64(mix(h.Sum64())>>11) + 0.5) / (1 << 53) // 0 < u < 1
+		return -float64(max(s.Capacity, 1)) / math.Log(u)
+	}
+	slices.SortFunc(candidates, func(a, b Store) int {
+		if la, lb := a.Node == env.node, b.Node == env.node; la != lb {
+			if la {
+				return -1
+			}
+			return 1
+		}
+		if sa, sb := score(a), score(b); sa != sb {
+			if sa > sb {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.ID.String(), b.ID.String())
+	})
+	var set []Member
+	used := map[uuid.UUID]bool{}
+	for _, s := range candidates {
+		if len(set) < env.volume.Replicas && !used[s.Node] {
+			used[s.Node] = true
+			set = append(set, Member{Store: s.ID, Incarnation: s.Incarnation})
+		}
+	}
+	if len(set) < env.volume.Replicas {
+		return nil, fmt.Errorf("extent %d of volume %s needs %d active stores on different nodes, there are %d: %w",
+			index, env.volume, env.volume.Replicas, len(set), ErrNoStore)
+	}
+	return set, nil
+}
+
+// mix spreads a weak hash over all its bits (the finaliser of SplitMix64).
+func mix(h uint64) uint64 {
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	return h ^ h>>31
+}

@@ -1,0 +1,92 @@
+package meta
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+)
+
+// Identity is what a data directory says of itself.
+type Identity struct {
+	Version int       `json:"version"`
+	Cluster uuid.UUID `json:"cluster"`
+	Node    uuid.UUID `json:"node"`
+}
+
+const (
+	identityFile    = "identity.json"
+	identityVersion = 1
+)
+
+// LoadIdentity reads the identity of a data directory; fs.ErrNotExist if it has none.
+func LoadIdentity(dir string) (Identity, error) {
+	var id Identity
+	path := filepath.Join(dir, identityFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return id, fmt.Errorf("read the identity of the data directory: %w", err)
+	}
+	if err := json.Unmarshal(b, &id); err != nil {
+		return id, fmt.Errorf("%s is damaged: %w", path, err)
+	}
+	if id.Version > identityVersion {
+		return id, fmt.Errorf("%s: %w", path, ErrNewer)
+	}
+	if id.Version < 1 || id.Cluster == uuid.Nil || id.Node == uuid.Nil {
+		return id, fmt.Errorf("%s is damaged: it lacks a cluster or node", path)
+	}
+	return id, nil
+}
+
+// EnsureIdentity reads the identity of a data directory, or gives a new one to a
+// directory that has none. The caller holds the directory's lock.
+func EnsureIdentity(dir string) (Identity, error) {
+	id, err := LoadIdentity(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return id, err
+	}
+	id = Identity{Version: identityVersion, Cluster: uuid.New(), Node: uuid.New()}
+	return id, SaveIdentity(dir, id)
+}
+
+// SaveIdentity writes the identity, whole or not at all, and durably.
+func SaveIdentity(dir string, id Identity) error {
+	id.Version = identityVersion
+	b, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		panic(err) // plain fields
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	if err := writeDurably(dir, identityFile, append(b, '\n')); err != nil {
+		return fmt.Errorf("write the identity of the data directory: %w", err)
+	}
+	return nil
+}
+
+func writeDurably(dir, name string, b []byte) error {
+	tmp, err := os.CreateTemp(dir, name+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // gone already when all went well
+	_, err = tmp.Write(b)
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), filepath.Join(dir, name))
+	}
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

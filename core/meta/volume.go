@@ -1,0 +1,374 @@
+package meta
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/mooring-io/mooring/core/meta/store"
+)
+
+// Durability says what an acknowledged write survives.
+type Durability string
+
+// The durabilities.
+const (
+	Sync     Durability = "sync"     // it is on the medium of every replica
+	Volatile Durability = "volatile" // it survives the death of processes; Flush makes it Sync
+)
+
+// Limits of a volume, in bytes.
+const (
+	VolumeGrain    = 4096
+	MinVolumeBytes = 1 << 20
+	MaxVolumeBytes = 1 << 50
+)
+
+// VolumeState is the stage of a volume's life.
+type VolumeState string
+
+// The states of a volume.
+const (
+	VolumeActive   VolumeState = "active"
+	VolumeDeleting VolumeState = "deleting" // its name is free; its extents are being removed
+)
+
+// Volume is a block device.
+type Volume struct {
+	ID         uuid.UUID   `json:"id"`
+	Name       string      `json:"name"`
+	Tenant     string      `json:"tenant"`
+	Bytes      int64       `json:"bytes"`       // a multiple of VolumeGrain
+	BlockBytes int         `json:"block_bytes"` // logical block, 512 or 4096; fixed
+	Durability Durability  `json:"durability"`
+	Replicas   int         `json:"replicas"`
+	State      VolumeState `json:"state"`
+	Created    time.Time   `json:"created"`
+	Managed    *Managed    `json:"managed,omitempty"`
+	// Trim is the size to which a shrink still has to cut what the stores hold, or
+	// -1; the volume cannot grow before FinishShrink.
+	Trim int64 `json:"trim"`
+	// Losses counts how often unflushed writes may have been lost on all replicas.
+	Losses uint64 `json:"losses,omitempty"`
+	// EpochBase is above every path epoch of a former attachment.
+	EpochBase PathEpoch `json:"epoch_base,omitempty"`
+}
+
+// NGUID is the namespace's globally unique identifier, derived from the volume's ID. Base 4.5
+func (v Volume) NGUID() [16]byte { return v.ID }
+
+// EUI64 is the namespace's 64-bit identifier, derived from the volume's ID, with
+// the bit set that says it is locally administered. Base 4.5
+func (v Volume) EUI64() [8]byte {
+	sum := sha256.Sum256(append([]byte("mooring eui-64 "), v.ID[:]...))
+	out := [8]byte(sum[:8])
+	out[0] = out[0]&^1 | 2
+	return out
+}
+
+// Extents is how many extents of that size cover the volume.
+func (v Volume) Extents(extentBytes int64) uint32 {
+	return uint32((v.Bytes + extentBytes - 1) / extentBytes)
+}
+
+func (v Volume) String() string { return v.Tenant + "/" + v.Name }
+
+// check fills defaults in and says what is wrong.
+func (v *Volume) check() error {
+	if v.Tenant == "" {
+		v.Tenant = DefaultTenant
+	}
+	if v.BlockBytes == 0 {
+		v.BlockBytes = 4096
+	}
+	if v.Durability == "" {
+		v.Durability = Sync
+	}
+	if v.Replicas == 0 {
+		v.Replicas = 1
+	}
+	if err := checkName("volume", v.Name); err != nil {
+		return err
+	}
+	if err := checkName("tenant", v.Tenant); err != nil {
+		return err
+	}
+	if err := checkVolumeBytes(v.Bytes); err != nil {
+		return err
+	}
+	if v.BlockBytes != 512 && v.BlockBytes != 4096 {
+		return invalid("block size", "512 or 4096 bytes; it is %d", v.BlockBytes)
+	}
+	if err := checkDurability(v.Durability); err != nil {
+		return err
+	}
+	if v.Replicas != 1 {
+		return invalid("replicas", "1 on a lone node; it is %d", v.Replicas)
+	}
+	return nil
+}
+
+func checkVolumeBytes(n int64) error {
+	if n < MinVolumeBytes || n > MaxVolumeBytes || n%VolumeGrain != 0 {
+		return invalid("size", "a multiple of %d bytes from 1 MiB to 1 PiB; it is %d bytes", VolumeGrain, n)
+	}
+	return nil
+}
+
+func checkDurability(d Durability) error {
+	if d != Sync && d != Volatile {
+		return invalid("durability", "%q or %q; it is %q", Sync, Volatile, d)
+	}
+	return nil
+}
+
+// CreateVolume makes a volume. v.ID may be chosen by the caller, which makes the
+// request safe to repeat; name and tenant, size, block size, durability and replicas
+// are taken from v. If the name is taken by another volume: ErrExists.
+func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
+	if err := v.check(); err != nil {
+		return v, err
+	}
+	chosen := v.ID != uuid.Nil
+	if !chosen {
+		v.ID = uuid.New()
+	}
+	v.State, v.Trim, v.Created, v.Losses, v.EpochBase = VolumeActive, -1, m.now().UTC(), 0, 0
+	out := v
+	err := m.retry(ctx, func(x *txn) error {
+		if err := m.openTenant(ctx, x, v.Tenant); err != nil {
+			return err
+		}
+		id, _, err := load[uuid.UUID](ctx, m, keyVolumeName(v.Tenant, v.Name))
+		if err == nil {
+			if !chosen || id != v.ID {
+				return fmt.Errorf("volume %s: %w", v, ErrExists)
+			}
+			old, err := m.Volume(ctx, id)
+			if err == nil && (old.Bytes != v.Bytes || old.BlockBytes != v.BlockBytes) {
+				err = fmt.Errorf("volume %s with another size: %w", v, ErrExists)
+			}
+			out = old
+			return err
+		}
+		if !isNotFound(err) {
+			return err
+		}
+		if _, _, err := load[Volume](ctx, m, keyVolume(v.ID)); !isNotFound(err) {
+			return errors.Join(fmt.Errorf("volume ID %s: %w", v.ID, ErrExists), err)
+		}
+		x.create(keyVolumeName(v.Tenant, v.Name), v.ID)
+		x.create(keyVolume(v.ID), v)
+		out = v
+		return nil
+	})
+	return out, err
+}
+
+// Volume returns one volume by its ID, also while it is being deleted.
+func (m *Meta) Volume(ctx context.Context, id uuid.UUID) (Volume, error) {
+	v, _, err := load[Volume](ctx, m, keyVolume(id))
+	if err != nil {
+		return v, fmt.Errorf("volume %s: %w", id, err)
+	}
+	return v, nil
+}
+
+// FindVolume returns one volume by its name; an empty tenant is the default one.
+func (m *Meta) FindVolume(ctx context.Context, tenant, name string) (Volume, error) {
+	if tenant == "" {
+		tenant = DefaultTenant
+	}
+	id, _, err := load[uuid.UUID](ctx, m, keyVolumeName(tenant, name))
+	if err != nil {
+		return Volume{}, fmt.Errorf("volume %s/%s: %w", tenant, name, err)
+	}
+	return m.Volume(ctx, id)
+}
+
+// Volumes returns all volumes, those being deleted included, by ID.
+func (m *Meta) Volumes(ctx context.Context) ([]Volume, error) {
+	return list[Volume](ctx, m, "volume/")
+}
+
+// changeVolume updates one volume; fn gets a copy to change. cli says that the
+// change is not made for the configuration file.
+func (m *Meta) changeVolume(ctx context.Context, id uuid.UUID, cli bool, fn func(x *txn, v *Volume) error) (Volume, error) {
+	var out Volume
+	err := m.retry(ctx, func(x *txn) error {
+		old, rev, err := load[Volume](ctx, m, keyVolume(id))
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", id, err)
+		}
+		if old.State != VolumeActive {
+			return fmt.Errorf("volume %s is being deleted: %w", old, ErrNotFound)
+		}
+		next := old
+		if err := fn(x, &next); err != nil {
+			return err
+		}
+		out = next
+		if same(next, old) {
+			x.Txn = store.Txn{}
+			return nil
+		}
+		if cli {
+			if err := refuseManaged("volume "+old.String(), old.Managed); err != nil {
+				return err
+			}
+		}
+		x.update(keyVolume(id), rev, next)
+		return nil
+	})
+	return out, err
+}
+
+// Resize says how a volume's size may change.
+type Resize struct {
+	Bytes  int64
+	Shrink bool // allow a smaller size: what lies beyond it is lost
+	Force  bool // shrink although hosts may use the volume
+}
+
+// ResizeVolume changes the size. After a shrink Trim is set: whoever serves the
+// volume cuts it and calls FinishShrink, until then it cannot grow.
+func (m *Meta) ResizeVolume(ctx context.Context, id uuid.UUID, r Resize) (Volume, error) {
+	return m.resizeVolume(ctx, id, r, true)
+}
+
+func (m *Meta) resizeVolume(ctx context.Context, id uuid.UUID, r Resize, cli bool) (Volume, error) {
+	if err := checkVolumeBytes(r.Bytes); err != nil {
+		return Volume{}, err
+	}
+	return m.changeVolume(ctx, id, cli, func(x *txn, v *Volume) error { return m.resize(ctx, x, v, r) })
+}
+
+func (m *Meta) resize(ctx context.Context, x *txn, v *Volume, r Resize) error {
+	switch {
+	case r.Bytes > v.Bytes && v.Trim >= 0:
+		return fmt.Errorf("volume %s is still being shrunk: %w", v, ErrConflict)
+	case r.Bytes < v.Bytes && !r.Shrink:
+		return invalid("size", "at least the present %d bytes, unless shrinking is asked for, which destroys what lies beyond; it is %d", v.Bytes, r.Bytes)
+	case r.Bytes < v.Bytes:
+		at, rev, err := load[Attachment](ctx, m, keyAttached(v.ID))
+		if err != nil && !isNotFound(err) {
+			return err
+		}
+		if err == nil && !r.Force {
+			return &InUseError{What: "volume " + v.String(), Users: []string{at.String()}}
+		}
+		x.at(keyAttached(v.ID), rev)
+		v.Trim = r.Bytes
+	}
+	v.Bytes = r.Bytes
+	return nil
+}
+
+// FinishShrink says that nothing beyond size exists any more on any store.
+func (m *Meta) FinishShrink(ctx context.Context, id uuid.UUID, size int64) error {
+	_, err := m.changeVolume(ctx, id, false, func(_ *txn, v *Volume) error {
+		if v.Trim == size {
+			v.Trim = -1
+		}
+		return nil
+	})
+	return err
+}
+
+// SetDurability changes what an acknowledged write survives.
+func (m *Meta) SetDurability(ctx context.Context, id uuid.UUID, d Durability) (Volume, error) {
+	if err := checkDurability(d); err != nil {
+		return Volume{}, err
+	}
+	return m.changeVolume(ctx, id, true, func(_ *txn, v *Volume) error { v.Durability = d; return nil })
+}
+
+// RecordLoss notes that unflushed writes of a volume may be gone on all replicas.
+func (m *Meta) RecordLoss(ctx context.Context, id uuid.UUID) error {
+	_, err := m.changeVolume(ctx, id, false, func(_ *txn, v *Volume) error { v.Losses++; return nil })
+	return err
+}
+
+// VolumeUsers says what uses a volume.
+func (m *Meta) VolumeUsers(ctx context.Context, id uuid.UUID) ([]string, error) {
+	at, _, err := load[Attachment](ctx, m, keyAttached(id))
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []string{at.String()}, nil
+}
+
+// DeleteVolume begins the deletion of a volume that nothing uses: its name is free
+// at once, its data lives until FinishDelete. Deleting a missing one is no error.
+func (m *Meta) DeleteVolume(ctx context.Context, id uuid.UUID) error {
+	return m.retry(ctx, func(x *txn) error {
+		v, rev, err := load[Volume](ctx, m, keyVolume(id))
+		if isNotFound(err) || (err == nil && v.State == VolumeDeleting) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := refuseManaged("volume "+v.String(), v.Managed); err != nil {
+			return err
+		}
+		at, _, err := load[Attachment](ctx, m, keyAttached(id))
+		if err == nil {
+			return &InUseError{What: "volume " + v.String(), Users: []string{at.String()}}
+		}
+		if !isNotFound(err) {
+			return err
+		}
+		kv, err := m.st.Get(ctx, keyVolumeName(v.Tenant, v.Name))
+		if err != nil {
+			return fmt.Errorf("read the name of volume %s: %w", v, err)
+		}
+		v.State = VolumeDeleting
+		x.at(keyAttached(id), 0)
+		x.remove(keyVolumeName(v.Tenant, v.Name), kv.Revision)
+		x.update(keyVolume(id), rev, v)
+		return nil
+	})
+}
+
+// FinishDelete forgets a volume being deleted, after the stores removed its
+// extents. Calling it again is no error.
+func (m *Meta) FinishDelete(ctx context.Context, id uuid.UUID) error {
+	v, rev, err := load[Volume](ctx, m, keyVolume(id))
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if v.State != VolumeDeleting {
+		return fmt.Errorf("volume %s is not being deleted: %w", v, ErrConflict)
+	}
+	var keys []string
+	if err := m.st.Range(ctx, keyExtents(id), func(kv store.KV) error { keys = append(keys, kv.Key); return nil }); err != nil {
+		return err
+	}
+	for len(keys) > 0 {
+		n := min(len(keys), store.MaxOps)
+		if _, err := m.st.Commit(ctx, store.Txn{Delete: keys[:n]}); err != nil {
+			return fmt.Errorf("forget the extents of volume %s: %w", v, err)
+		}
+		keys = keys[n:]
+	}
+	var x txn
+	x.remove(keyVolume(id), rev)
+	x.Delete = append(x.Delete, keyReservation(id))
+	if err := m.commit(ctx, &x); !errors.Is(err, ErrConflict) {
+		return err
+	}
+	return nil // somebody else finished it
+}
+
+func isNotFound(err error) bool { return errors.Is(err, ErrNotFound) }

@@ -489,3 +489,6 @@ func (c *Controller) Abandon() {
 	c.loop.Stop()
 	<-c.done
 }
+
+// HostID returns the identifier under which the host connected.
+func (c *Controller) HostID() nvme.HostID { return c.opts.HostID }

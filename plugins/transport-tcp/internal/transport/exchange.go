@@ -1,0 +1,280 @@
+package transport
+
+import (
+	"github.com/mooring-io/mooring/sdk/nvme"
+	"github.com/mooring-io/mooring/sdk/nvmetcp"
+	"github.com/mooring-io/mooring/sdk/nvmf"
+)
+
+const (
+	// r2tBytes is what one R2T asks for if the host takes several per command.
+	r2tBytes = 128 << 10
+	// r2tsPerCommand bounds the outstanding R2Ts of one command, whatever the host takes.
+	r2tsPerCommand = 4
+	// r2tsPerConnection is above what commands get one R2T each instead of several.
+	r2tsPerConnection = 4096
+)
+
+// frontEnd is what a connection needs of an nvmf.Queue.
+type frontEnd interface {
+	Get() *nvmf.Command
+	Begin(*nvmf.Command)
+	Execute(*nvmf.Command)
+	// Fail completes a command between Begin and Execute with a status, instead of Execute.
+	Fail(*nvmf.Command, nvme.Status)
+	FlowControlDisabled() bool
+	Gone(error)
+}
+
+// exchange is the transport's part of a command: it lives as long as the nvmf.Command and is
+// found in its User field.
+type exchange struct {
+	conn  *conn
+	cmd   *nvmf.Command
+	chunk *chunk // the data lies in it, nil if it lies elsewhere
+	saved []byte // in-capsule data of a parked command
+
+	asked    int  // bytes asked for by R2T
+	got      int  // bytes received by H2CData
+	r2ts     int  // outstanding
+	corrupt  bool // a data digest was wrong
+	awaiting bool // in the conn's list of those between Begin and Execute
+
+	prev, next *exchange // in that list
+}
+
+// r2t is an outstanding R2T; its index in conn.r2ts is its TTAG.
+type r2t struct {
+	ex        *exchange
+	next, end int // bytes of the command's data still to come
+}
+
+// command takes a CapsuleCmd whose header, and data of n bytes, are in the window. It returns
+// false when the connection ended meanwhile.
+func (c *conn) command(b []byte, h nvmetcp.Header, data []byte, off int) bool {
+	cmd := c.queue.Get()
+	if cmd == nil {
+		return false
+	}
+	ex, ok := cmd.User.(*exchange)
+	if !ok {
+		ex = &exchange{cmd: cmd, conn: c}
+		cmd.User = ex
+	}
+	c.worker.commands++
+	p, _, _ := nvmetcp.ParseCapsuleCmd(b)
+	cmd.SQE = *p.Command
+	cmd.InCapsule = len(data)
+	if len(data) > 0 {
+		if h.Has(nvmetcp.FlagDataDigest) {
+			ex.corrupt = nvmetcp.Digest(data) != nvmetcp.ParseDigest(b[int(h.PDO)+len(data):])
+		}
+		if k := c.worker.window.chunk; k != nil {
+			ex.chunk = k
+			k.refs++
+			cmd.Data = k.buf.Slice(off, len(data))
+		}
+	}
+	c.queue.Begin(cmd)
+	if c.state != stateReady {
+		ex.release()
+		return false
+	}
+	if cmd.Parked {
+		c.await(ex)
+		if len(data) > 0 && ex.chunk == nil {
+			ex.saved = append([]byte(nil), data...)
+		}
+		return true
+	}
+	ex.proceed(data)
+	return c.state == stateReady
+}
+
+// Ready is called when a parked command may go on. Part of nvmf.Conn.
+func (c *conn) Ready(cmd *nvmf.Command) {
+	ex := cmd.User.(*exchange)
+	if c.state != stateReady {
+		return // it is released, or will be by end
+	}
+	saved := ex.saved
+	ex.saved = nil
+	c.unawait(ex)
+	ex.proceed(saved)
+}
+
+// proceed goes on after Begin: gets the data of the host, if there is any, then executes. data is
+// what came in the capsule; it is in place already if ex has a chunk.
+func (ex *exchange) proceed(data []byte) {
+	c, cmd := ex.conn, ex.cmd
+	switch {
+	case cmd.Refused || cmd.Transfer != nvmf.TransferFromHost:
+	case ex.corrupt:
+		c.queue.Fail(cmd, nvme.StatusTransientTransportError)
+		return
+	case cmd.InCapsule > 0:
+		if ex.chunk == nil {
+			copy(cmd.Data.Bytes(), data)
+		}
+	case cmd.Length%4 != 0: // no R2T can ask for that. TCP 3.6.2.9
+		c.queue.Fail(cmd, nvme.StatusInvalidSGLLength.WithDNR())
+		return
+	default:
+		c.await(ex)
+		ex.request()
+		return
+	}
+	c.queue.Execute(cmd)
+}
+
+// request asks for data as far as the host lets us.
+func (ex *exchange) request() {
+	c := ex.conn
+	n := c.r2tLimit
+	if len(c.r2ts)-len(c.freeR2T) >= r2tsPerConnection {
+		n = 1
+	}
+	for ex.r2ts < n && ex.asked < ex.cmd.Length {
+		size := ex.cmd.Length - ex.asked
+		if c.r2tLimit > 1 {
+			size = min(size, r2tBytes)
+		}
+		r := nvmetcp.R2T{
+			CCCID: ex.cmd.SQE.CID(), TTAG: c.newR2T(ex, size),
+			Offset: uint32(ex.asked), Length: uint32(size),
+		}
+		ex.asked += size
+		ex.r2ts++
+		start := len(c.send.arena)
+		c.send.arena = c.out.AppendR2T(c.send.arena, r)
+		c.send.appended(start)
+	}
+	c.wantFlush()
+}
+
+// newR2T enters an R2T of size bytes and returns its tag. The front end bounds the commands of a
+// queue to 65,536 and r2tsPerConnection the rest, so that a tag is free.
+func (c *conn) newR2T(ex *exchange, size int) nvmetcp.TransferTag {
+	e := r2t{ex: ex, next: ex.asked, end: ex.asked + size}
+	if n := len(c.freeR2T); n > 0 {
+		tag := c.freeR2T[n-1]
+		c.freeR2T = c.freeR2T[:n-1]
+		c.r2ts[tag] = e
+		return tag
+	}
+	c.r2ts = append(c.r2ts, e)
+	return nvmetcp.TransferTag(len(c.r2ts) - 1)
+}
+
+// received takes note of an H2CData that came whole.
+func (ex *exchange) received(tag nvmetcp.TransferTag, n int) {
+	c := ex.conn
+	e := &c.r2ts[tag]
+	e.next += n
+	ex.got += n
+	if e.next < e.end {
+		return
+	}
+	*e = r2t{}
+	c.freeR2T = append(c.freeR2T, tag)
+	ex.r2ts--
+	if ex.got < ex.cmd.Length {
+		ex.request()
+		return
+	}
+	c.unawait(ex)
+	if ex.corrupt {
+		c.queue.Fail(ex.cmd, nvme.StatusTransientTransportError)
+		return
+	}
+	c.queue.Execute(ex.cmd)
+}
+
+// Complete sends the result of a command. Part of nvmf.Conn.
+func (c *conn) Complete(cmd *nvmf.Command) {
+	ex := cmd.User.(*exchange)
+	if c.state != stateReady {
+		ex.release()
+		return
+	}
+	if !c.established && cmd.Status().OK() {
+		c.worker.establish(c) // the first success is that of a Connect
+	}
+	if !cmd.SendsData() {
+		c.respond(&cmd.CQE)
+		ex.release()
+		return
+	}
+	d := nvmetcp.Data{CCCID: cmd.SQE.CID(), Length: uint32(cmd.Length)}
+	d.Type, d.Flags = nvmetcp.TypeC2HData, nvmetcp.FlagLast
+	// Without flow control SQHD means nothing, and a result of zero need not be told. TCP 3.3.2.3
+	omit := cmd.CQE.Result64() == 0 && cmd.Status() == nvme.StatusSuccess && c.queue.FlowControlDisabled()
+	if omit {
+		d.Flags |= nvmetcp.FlagSuccess
+	}
+	start := len(c.send.arena)
+	c.send.arena = c.out.AppendData(c.send.arena, d)
+	c.send.appended(start)
+	data := cmd.Data.Bytes()[:cmd.Length]
+	if c.out.DataDigest {
+		digest := nvmetcp.Digest(data)
+		c.send.payload(ex, data)
+		start = len(c.send.arena)
+		c.send.arena = nvmetcp.AppendDigest(c.send.arena, digest)
+		c.send.appended(start)
+	} else {
+		c.send.payload(ex, data)
+	}
+	if !omit {
+		c.respond(&cmd.CQE)
+	}
+	c.wantFlush()
+}
+
+func (c *conn) respond(cqe *nvme.Completion) {
+	start := len(c.send.arena)
+	c.send.arena = c.out.AppendCapsuleResp(c.send.arena, cqe)
+	c.send.appended(start)
+	c.wantFlush()
+}
+
+// release gives the command back, and then its memory.
+func (ex *exchange) release() {
+	k, w := ex.chunk, ex.conn.worker
+	ex.chunk, ex.saved = nil, nil
+	ex.asked, ex.got, ex.r2ts, ex.corrupt = 0, 0, 0, false
+	ex.cmd.Release()
+	if k != nil {
+		w.window.unref(k)
+	}
+	w.commands--
+	w.checkIdle()
+}
+
+func (c *conn) await(ex *exchange) {
+	if ex.awaiting {
+		return
+	}
+	ex.awaiting = true
+	ex.prev, ex.next = nil, c.awaiting
+	if c.awaiting != nil {
+		c.awaiting.prev = ex
+	}
+	c.awaiting = ex
+}
+
+func (c *conn) unawait(ex *exchange) {
+	if !ex.awaiting {
+		return
+	}
+	ex.awaiting = false
+	if ex.prev != nil {
+		ex.prev.next = ex.next
+	} else {
+		c.awaiting = ex.next
+	}
+	if ex.next != nil {
+		ex.next.prev = ex.prev
+	}
+	ex.prev, ex.next = nil, nil
+}

@@ -1,0 +1,186 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mooring-io/mooring/sdk"
+	"github.com/mooring-io/mooring/sdk/nvmetcp"
+)
+
+// acceptBatch is how many connections one turn accepts.
+const acceptBatch = 64
+
+// listener is a listening socket. Its socket belongs to thread 0.
+type listener struct {
+	transport   *Transport
+	accessPoint string
+	asked       string // URL as given
+	url         string // URL with the port that was bound
+	fd          int
+	spare       int // descriptor to give up when there is none left
+	closed      atomic.Bool
+}
+
+// open binds an address and begins to accept on thread 0.
+func (t *Transport) open(ctx context.Context, l sdk.Listener) (*listener, error) {
+	address, err := parseURL(l.URL)
+	if err != nil {
+		return nil, err
+	}
+	fd, bound, err := listen(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l.URL, err)
+	}
+	nl := &listener{
+		transport: t, accessPoint: l.AccessPointID, asked: l.URL, url: Scheme + "://" + bound, fd: fd, spare: spareFD(),
+	}
+	th := t.workers[0].thread
+	werr, err := onThread(th, func() error { return th.Watch(fd, unix.EPOLLIN, nl.accept) })
+	if err = errors.Join(err, werr); err != nil {
+		_ = unix.Close(fd)
+		_ = unix.Close(nl.spare)
+		return nil, fmt.Errorf("listen on %s: %w", l.URL, err)
+	}
+	return nl, nil
+}
+
+// parseURL returns host:port of a listener's URL.
+func parseURL(s string) (string, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "", fmt.Errorf("parse listener URL: %w", err)
+	}
+	if u.Scheme != Scheme || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
+		return "", fmt.Errorf("listener URL %q is not of the form %s://ADDRESS:PORT", s, Scheme)
+	}
+	port := u.Port()
+	if port == "" {
+		port = strconv.Itoa(nvmetcp.Port)
+	}
+	return net.JoinHostPort(u.Hostname(), port), nil
+}
+
+// listen binds with the net package, and takes the descriptor out of its hands.
+func listen(ctx context.Context, address string) (fd int, bound string, err error) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return -1, "", err
+	}
+	defer func() { _ = ln.Close() }() // the duplicate lives on
+	raw, err := ln.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return -1, "", err
+	}
+	cerr := raw.Control(func(u uintptr) { fd, err = unix.FcntlInt(u, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(cerr, err); err != nil {
+		return -1, "", err
+	}
+	return fd, ln.Addr().String(), nil
+}
+
+// spareFD reserves a descriptor; -1 if there is none.
+func spareFD() int {
+	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+}
+
+// accept is called on thread 0 when the socket is readable.
+func (l *listener) accept(uint32) {
+	for range acceptBatch {
+		fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch {
+		case err == nil:
+			l.assign(fd, sa)
+		case err == unix.EMFILE || err == unix.ENFILE:
+			l.shed()
+			return
+		case err == unix.EINTR || err == unix.ECONNABORTED:
+		case err == unix.EAGAIN:
+			return
+		default:
+			l.transport.logger.Warn("cannot accept a connection", "url", l.url, "error", err)
+			return
+		}
+	}
+}
+
+// shed refuses a connection for which there is no descriptor, lest the socket stays readable.
+func (l *listener) shed() {
+	l.transport.counters.refused.Add(1)
+	l.transport.logger.Warn("connection refused: the process has no file descriptor left", "url", l.url)
+	_ = unix.Close(l.spare)
+	if fd, _, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC); err == nil {
+		_ = unix.Close(fd)
+	}
+	l.spare = spareFD()
+}
+
+// assign gives a connection to the thread that has the fewest.
+func (l *listener) assign(fd int, sa unix.Sockaddr) {
+	t := l.transport
+	if int(t.connections.Load()) >= t.config().MaxConnections {
+		t.counters.refused.Add(1)
+		_ = unix.Close(fd)
+		return
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	w := t.workers[0]
+	for i := range t.workers { // begin behind the last one, so that equals take turns
+		o := t.workers[(t.next+1+i)%len(t.workers)]
+		if i == 0 || o.load.Load() < w.load.Load() {
+			w = o
+		}
+	}
+	for i := range t.workers {
+		if t.workers[i] == w {
+			t.next = i
+		}
+	}
+	t.counters.accepted.Add(1)
+	t.connections.Add(1)
+	w.load.Add(1)
+	peer := addressOf(sa)
+	local := l.url
+	if own, err := unix.Getsockname(fd); err == nil {
+		local = Scheme + "://" + addressOf(own)
+	}
+	w.thread.Post(func() { w.adopt(fd, l, peer, local) })
+}
+
+func addressOf(sa unix.Sockaddr) string {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
+	}
+	return "unknown"
+}
+
+// closeListener ends a listener and the connections that came in by it.
+func (t *Transport) closeListener(l *listener) {
+	l.closed.Store(true)
+	th := t.workers[0].thread
+	_, _ = onThread(th, func() error {
+		th.Unwatch(l.fd)
+		return nil
+	})
+	_ = unix.Close(l.fd)
+	_ = unix.Close(l.spare)
+	for _, w := range t.workers {
+		w.thread.Post(func() { w.endListener(l) })
+	}
+}

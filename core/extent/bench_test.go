@@ -93,8 +93,10 @@ func (r *rig) run(ios ...*IO) {
 		io.Done = func(*IO) { left-- }
 		r.s.Submit(io)
 	}
-	for left > 0 {
-		r.turn()
+	for r.s.Kick(); left > 0; r.s.Kick() {
+		if err := r.queue.Turn(true); err != nil {
+			r.tb.Fatal(err)
+		}
 	}
 }
 
@@ -135,8 +137,27 @@ func benchStore(b *testing.B) (*rig, []*Extent) {
 
 // BenchmarkRandom measures 4 KiB random access to a full store, and the same requests straight on a file of the same size.
 func BenchmarkRandom(b *testing.B) {
-	r, extents := benchStore(b)
-	defer r.close()
+	// Sub-benchmarks run on goroutines of their own, but the queue belongs to one.
+	work, ended := make(chan func()), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for fn := range work {
+			fn()
+		}
+	}()
+	on := func(fn func()) {
+		done := make(chan struct{})
+		work <- func() { defer close(done); fn() }
+		<-done
+	}
+	var r *rig
+	var extents []*Extent
+	on(func() { r, extents = benchStore(b) })
+	defer func() {
+		on(r.close)
+		close(work)
+		<-ended
+	}()
 	for _, c := range []struct {
 		name    string
 		op      Op
@@ -144,10 +165,10 @@ func BenchmarkRandom(b *testing.B) {
 	}{{"read", OpRead, false}, {"volatile", OpWrite, false}, {"durable", OpWrite, true}} {
 		for _, depth := range []int{1, 32, 128} {
 			b.Run(fmt.Sprintf("%s/qd%d/store", c.name, depth), func(b *testing.B) {
-				benchStoreRandom(b, r, extents, c.op, c.durable, depth)
+				on(func() { benchStoreRandom(b, r, extents, c.op, c.durable, depth) })
 			})
 			if !c.durable {
-				b.Run(fmt.Sprintf("%s/qd%d/raw", c.name, depth), func(b *testing.B) { benchRaw(b, r, c.op, depth) })
+				b.Run(fmt.Sprintf("%s/qd%d/raw", c.name, depth), func(b *testing.B) { on(func() { benchRaw(b, r, c.op, depth) }) })
 			}
 		}
 	}

@@ -35,6 +35,7 @@ var (
 	pageMagic       = uint32(0x3147504d) // "MPG1"
 	batchMagic      = uint32(0x3147424c) // "LBG1"
 
+	zeroSum    = make([]byte, 4)
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	le         = binary.LittleEndian
 )
@@ -63,9 +64,8 @@ const (
 
 // checksum is the CRC32C of p with the 4 bytes at off taken as zero.
 func checksum(p []byte, off int) uint32 {
-	var zero [4]byte
 	c := crc32.Update(0, castagnoli, p[:off])
-	c = crc32.Update(c, castagnoli, zero[:])
+	c = crc32.Update(c, castagnoli, zeroSum)
 	return crc32.Update(c, castagnoli, p[off+4:])
 }
 

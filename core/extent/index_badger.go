@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 )
@@ -25,7 +26,7 @@ type badgerIndex struct{ db *badger.DB }
 func OpenBadgerIndex(dir string, log hclog.Logger) (Index, error) {
 	o := badger.DefaultOptions(dir).
 		WithSyncWrites(true).WithLogger(badgerLog{log}).WithMetricsEnabled(false).
-		WithMemTableSize(8 << 20).WithNumMemtables(2).WithBlockCacheSize(0).WithNumCompactors(2).
+		WithMemTableSize(8 << 20).WithNumMemtables(2).WithCompression(options.None).WithBlockCacheSize(0).WithNumCompactors(2).
 		WithValueThreshold(1 << 10).WithValueLogFileSize(16 << 20).WithDetectConflicts(false)
 	db, err := badger.Open(o)
 	if err != nil {

@@ -65,7 +65,23 @@ func (s *Store) syncEnded(op *vfs.Op) {
 	if s.failure != nil {
 		return
 	}
-	s.synced, s.proven = s.mark, s.markPrf
+	if s.mark > s.synced { // else batches that synced themselves overtook it
+		s.synced, s.proven = s.mark, s.markPrf
+	}
+	s.applySynced()
+	if s.failure != nil {
+		return
+	}
+	waiting := s.current
+	for i, fn := range waiting {
+		waiting[i] = nil
+		fn(nil)
+	}
+	s.startSync()
+}
+
+// applySynced applies and completes what waited for the batches that are durable now.
+func (s *Store) applySynced() {
 	for io := s.unapplied.head; io != nil && io.seq <= s.synced; io = s.unapplied.head {
 		s.unapplied.pop()
 		s.apply(io)
@@ -76,12 +92,6 @@ func (s *Store) syncEnded(op *vfs.Op) {
 	for io := s.flushes.head; io != nil && io.seq <= s.synced; io = s.flushes.head {
 		s.complete(s.flushes.pop())
 	}
-	waiting := s.current
-	for i, fn := range waiting {
-		waiting[i] = nil
-		fn(nil)
-	}
-	s.startSync()
 }
 
 func (s *Store) failSyncs() {

@@ -18,7 +18,9 @@ type batch struct {
 	log     []byte // maxBatchPages
 	logLen  uint32
 	ios     ioList
-	waiting int // IOs not applied
+	waiting int  // IOs not applied
+	durable bool // its requests end only on the medium
+	synced  bool // some IO waits for the medium
 	runs    []run
 	ops     []*writeOp
 	flying  int // requests at the disk
@@ -48,6 +50,7 @@ type logWriter struct {
 	half, pos uint32 // where the log goes on
 	seq       uint64 // of the batch formed last
 	written   uint64 // every batch up to this one is written
+	plain     uint64 // the last batch whose requests do not sync themselves
 	proves    uint64 // what the header of batch written names as durable
 	unapplied ioList // written, sync pending; in order
 }
@@ -69,7 +72,7 @@ func (s *Store) takeBatch() *batch {
 		s.made++
 		b = &batch{s: s, log: mem}
 	}
-	b.next, b.blocks, b.logLen, b.waiting, b.runs = nil, 0, batchHeaderSize, 0, b.runs[:0]
+	b.next, b.blocks, b.logLen, b.waiting, b.runs, b.synced = nil, 0, batchHeaderSize, 0, b.runs[:0], false
 	return b
 }
 
@@ -141,6 +144,7 @@ func (s *Store) stage(io *IO) bool {
 	}
 	io.newBlks, io.records[1] = fresh, b.logLen
 	if io.sync = io.Durable || e.unsynced > 0; io.sync {
+		b.synced = true
 		e.unsynced++ // keeps later writes of this extent behind this one
 	}
 	b.waiting++
@@ -253,6 +257,11 @@ func (s *Store) send() bool {
 	h.seal(log)
 	s.open, s.seq = nil, h.seq
 	b.seq, b.proves, b.sent, b.flying = h.seq, h.durable, s.clock(), len(b.runs)+1
+	// Few requests that sync themselves are faster than a sync after them; they say nothing about volatile batches before them.
+	b.durable = b.synced && len(b.runs) <= maxDurableRuns && s.plain <= s.synced
+	if !b.durable {
+		s.plain = b.seq
+	}
 	s.flying = append(s.flying, b)
 	for i, r := range b.runs {
 		s.write(b, i+1, int64(r.slot)*BlockSize, b.data[r.at*BlockSize:(r.at+r.n)*BlockSize])
@@ -272,7 +281,7 @@ func (s *Store) write(b *batch, i int, off int64, buf []byte) {
 		b.ops = append(b.ops, op)
 	}
 	op := &b.ops[i].Op
-	op.Kind, op.File, op.Off, op.Buf = vfs.OpWrite, s.file, off, buf
+	op.Kind, op.File, op.Off, op.Buf, op.Durable = vfs.OpWrite, s.file, off, buf, b.durable
 	s.st.DiskWrites++
 	s.submit(op)
 }
@@ -306,6 +315,9 @@ func (s *Store) applyWritten() {
 		b := s.flying[0]
 		s.flying = append(s.flying[:0], s.flying[1:]...)
 		s.written, s.proves = b.seq, b.proves
+		if b.durable && s.synced == b.seq-1 {
+			s.synced, s.proven = b.seq, b.proves
+		}
 		if b.waiting == 0 {
 			s.recycle(b)
 			continue
@@ -313,7 +325,7 @@ func (s *Store) applyWritten() {
 		b.waiting++ // holds b while its list is walked
 		for io := b.ios.pop(); io != nil; io = b.ios.pop() {
 			io.seq, io.started = b.seq, b.sent
-			if io.sync {
+			if io.sync && b.seq > s.synced {
 				s.want = max(s.want, b.seq)
 				s.unapplied.push(io)
 			} else {
@@ -327,6 +339,7 @@ func (s *Store) applyWritten() {
 			s.recycle(b)
 		}
 	}
+	s.applySynced()
 	s.startSync()
 }
 

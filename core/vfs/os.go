@@ -143,6 +143,9 @@ func perform(op *Op) error {
 		return err
 	case OpWrite:
 		_, err := op.File.WriteAt(op.Buf, op.Off)
+		if err == nil && op.Durable {
+			err = op.File.Sync()
+		}
 		return err
 	case OpSync:
 		return op.File.Sync()

@@ -59,6 +59,21 @@ type simWrite struct {
 	seq  uint64
 	off  int64
 	data []byte // nil: only the length of the file grew to off
+	dead []bool // sectors that a later write has replaced on the medium; nil = none
+}
+
+func (w *simWrite) isDead(sector int) bool { return w.dead != nil && w.dead[sector] }
+
+// bury marks the sectors of w within [from, to) bytes as replaced.
+func (w *simWrite) bury(from, to int64) {
+	for at := 0; at < len(w.data); at += SectorSize {
+		if off := w.off + int64(at); off >= from && off < to {
+			if w.dead == nil {
+				w.dead = make([]bool, (len(w.data)+SectorSize-1)/SectorSize)
+			}
+			w.dead[at/SectorSize] = true
+		}
+	}
 }
 
 // NewSim returns an empty simulated disk.
@@ -126,7 +141,7 @@ func (n *simInode) lose(rng *rand.Rand, writes []simWrite) {
 			n.data = grown(n.data, w.off)
 		}
 		for at := 0; at < len(w.data); at += SectorSize {
-			if rng.Float64() < p {
+			if rng.Float64() < p && !w.isDead(at/SectorSize) {
 				end := min(at+SectorSize, len(w.data))
 				n.data = grown(n.data, w.off+int64(end))
 				copy(n.data[w.off+int64(at):], w.data[at:end])
@@ -324,9 +339,32 @@ func (f *simFile) syncTo(mark uint64) error {
 			continue
 		}
 		n.stable = grown(n.stable, w.off+int64(len(w.data)))
-		copy(n.stable[w.off:], w.data)
+		for at := 0; at < len(w.data); at += SectorSize {
+			if !w.isDead(at / SectorSize) {
+				copy(n.stable[w.off+int64(at):], w.data[at:min(at+SectorSize, len(w.data))])
+			}
+		}
 	}
 	n.unsynced = rest
+	return nil
+}
+
+// harden makes the last write durable, and no other.
+func (f *simFile) harden() error {
+	s, n := f.sim, f.inode
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if countDown(&s.fault.FailSyncs) {
+		return syscall.EIO
+	}
+	last := len(n.unsynced) - 1
+	w := n.unsynced[last]
+	n.stable = grown(n.stable, w.off+int64(len(w.data)))
+	copy(n.stable[w.off:], w.data)
+	n.unsynced = n.unsynced[:last]
+	for i := range n.unsynced {
+		n.unsynced[i].bury(w.off, w.off+int64(len(w.data)))
+	}
 	return nil
 }
 
@@ -439,6 +477,9 @@ func (q *simQueue) complete(i int) {
 			break
 		}
 		op.Err = f.write(op.Buf, op.Off)
+		if op.Err == nil && op.Durable {
+			op.Err = f.harden()
+		}
 	case OpSync:
 		op.Err = f.syncTo(uint64(op.done))
 	case OpAllocate:

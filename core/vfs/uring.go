@@ -253,6 +253,9 @@ func (q *uring) start(op *Op) bool {
 		e.opcode = opcodeRead
 		if op.Kind == OpWrite {
 			e.opcode = opcodeWrite
+			if op.Durable {
+				e.opFlags = unix.RWF_DSYNC
+			}
 		}
 		rest := op.Buf[op.done:]
 		e.off = uint64(op.Off) + uint64(op.done)

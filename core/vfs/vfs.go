@@ -75,6 +75,8 @@ type Op struct {
 	Off  int64  // bytes
 	Len  int64  // bytes, OpAllocate only
 	Buf  []byte // OpRead, OpWrite
+	// Durable, with OpWrite, ends the Op only when what it wrote, and the metadata needed to read it back, is on the medium.
+	Durable bool
 	// Done runs on the queue's goroutine inside Turn. It may submit further Ops, this one included.
 	Done func(*Op)
 	User any // the caller's own

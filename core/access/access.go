@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
 
@@ -298,7 +299,7 @@ func (a *Access) resolve(v *Volume, i uint32, allocate bool) {
 				err = extent.ErrMissing
 			}
 			status := ring.StatusPathLost
-			if errors.Is(err, extent.ErrNoSpace) {
+			if errors.Is(err, extent.ErrNoSpace) || errors.Is(err, meta.ErrNoStore) {
 				status = ring.StatusNoSpace
 			}
 			a.log.Error("extent cannot be used", "volume", v.name, "extent", i, "error", err)

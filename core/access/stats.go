@@ -68,6 +68,7 @@ type VolumeStats struct {
 	WriteBytes uint64
 	Errors     uint64 // commands answered with anything but success or a miscompare
 	InFlight   int
+	Trouble    string    // why some of it cannot be served; "" is well
 	Read       Histogram // time in the core
 	Write      Histogram
 }

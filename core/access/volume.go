@@ -6,16 +6,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
 
 // Host is who sends commands: the registrant of reservations and the subject of
 // path epochs.
-type Host struct {
-	Protocol string // "nvme" or "iscsi"
-	Name     string // NQN or IQN
-	ID       [16]byte
-}
+type Host = meta.HostID
 
 // Geometry is what Access must know of a volume; it comes from Meta.
 type Geometry struct {

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mooring-io/mooring/core/admin"
+	"github.com/mooring-io/mooring/sdk/nvmehost/bench"
+)
+
+func benchCommand(g *globals) *cobra.Command {
+	cfg := bench.Config{ProgressEvery: time.Second}
+	var bs, span string
+	c := &cobra.Command{
+		Use: "bench URL", Short: "Load a namespace with our own NVMe/TCP host and measure it", Args: cobra.ExactArgs(1),
+		Long: `Load a namespace with Mooring's own NVMe/TCP host: no kernel module, no root.
+Writing destroys what is on the namespace. Where the agent runs on this machine, its
+CPU time is measured too.`,
+		Example: "  mooring bench 'nvme-tcp://127.0.0.1:4420/nqn.2026-11.io.mooring:dev?ns=1' -rw randread -bs 4KiB -qd 32 -time 10s",
+		RunE: func(c *cobra.Command, args []string) error {
+			cfg.URL = args[0]
+			n, err := sizeArg("-bs", bs)
+			if err != nil {
+				return err
+			}
+			cfg.BlockBytes = int(n)
+			if cfg.SpanBytes, err = sizeArg("-span", span); err != nil {
+				return err
+			}
+			if _, err := bench.ParseURL(cfg.URL); err != nil {
+				return &usageError{err}
+			}
+			cfg.PIDs = agentPIDs(c, g)
+			if g.output != "json" {
+				cfg.Progress = func(p bench.Progress) {
+					fmt.Fprintf(os.Stderr, "%5.0f s  %-9s %9.0f IOPS  %8.1f MiB/s  %d errors\n", p.Elapsed.Seconds(), p.Phase, p.IOPS, p.MiBPerSecond, p.Errors+p.VerifyErrors)
+				}
+			}
+			r, err := bench.Run(c.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			if g.output == "json" {
+				err = g.print(c.OutOrStdout(), r, "", nil)
+			} else {
+				printBench(c, r, len(cfg.PIDs) > 0)
+			}
+			if err == nil && r.Errors+r.VerifyErrors > 0 {
+				err = fmt.Errorf("%d I/Os failed, %d blocks were wrong", r.Errors, r.VerifyErrors)
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.RW, "rw", "randread", "`mode`: "+strings.Join(bench.Modes, ", "))
+	f.IntVar(&cfg.Mix, "mix", 50, "`percent` of reads in randrw and rw")
+	f.StringVar(&bs, "bs", "4KiB", "`size` of one I/O")
+	f.IntVar(&cfg.QueueDepth, "qd", 32, "I/Os in flight on each queue")
+	f.IntVar(&cfg.Queues, "queues", 1, "I/O queue pairs, each a connection")
+	f.DurationVar(&cfg.Time, "time", 10*time.Second, "how long to measure")
+	f.StringVar(&span, "span", "0", "use only this much of the namespace's beginning; 0 is all")
+	f.BoolVar(&cfg.Verify, "verify", false, "write a pattern and check everything that is read")
+	f.Uint64Var(&cfg.Seed, "seed", 1, "of offsets and patterns")
+	return c
+}
+
+// agentPIDs are the processes of the agent on this machine, if there is one.
+func agentPIDs(c *cobra.Command, g *globals) []int {
+	var s admin.Status
+	if g.client().Do(c.Context(), "GET", "/v1/status", nil, &s) != nil {
+		return nil
+	}
+	pids := []int{s.PID}
+	for _, p := range s.Plugins {
+		if p.PID != 0 {
+			pids = append(pids, p.PID)
+		}
+	}
+	return pids
+}
+
+func printBench(c *cobra.Command, r *bench.Result, cpu bool) {
+	w := c.OutOrStdout()
+	line := func(name string, f bench.Figures) {
+		if f.IOs == 0 {
+			return
+		}
+		fmt.Fprintf(w, "%-6s %10.0f IOPS %9.1f MiB/s   latency µs: mean %.1f  p50 %.1f  p99 %.1f  p99.9 %.1f  max %.1f\n",
+			name, f.IOPS, f.MiBPerSecond, f.Latency.Mean, f.Latency.P50, f.Latency.P99, f.Latency.P999, f.Latency.Max)
+	}
+	line("read", r.Read)
+	line("write", r.Write)
+	if r.Read.IOs > 0 && r.Write.IOs > 0 {
+		line("total", r.Total)
+	}
+	if cpu {
+		fmt.Fprintf(w, "target %10.2f CPU s, %.2f µs per I/O\n", r.TargetCPU, r.TargetPerIO)
+	}
+	if r.Verified > 0 || r.VerifyErrors > 0 {
+		fmt.Fprintf(w, "verify %10s blocks, %d wrong\n", strconv.FormatUint(r.Verified, 10), r.VerifyErrors)
+	}
+	for _, m := range r.Mismatches {
+		fmt.Fprintln(w, "wrong: ", m)
+	}
+	for s, n := range r.ErrorCounts {
+		fmt.Fprintf(w, "errors: %s × %d\n", s, n)
+	}
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mooring-io/mooring/core/admin"
+)
+
+func doctorCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "Look for what is wrong or slow here, and say how to mend it", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var fs []admin.Finding
+			if err := g.client().Do(c.Context(), "GET", "/v1/doctor", nil, &fs); err != nil {
+				return err
+			}
+			worst := 0
+			w := c.OutOrStdout()
+			for _, f := range fs {
+				if f.Level == "error" {
+					worst++
+				}
+				if g.output != "json" {
+					fmt.Fprintf(w, "%-6s %s\n", f.Level, f.What)
+					if f.Fix != "" {
+						fmt.Fprintf(w, "       → %s\n", f.Fix)
+					}
+				}
+			}
+			if g.output == "json" {
+				if err := g.print(w, fs, "", nil); err != nil {
+					return err
+				}
+			}
+			if worst > 0 {
+				return &degradedError{}
+			}
+			return nil
+		},
+	}
+}

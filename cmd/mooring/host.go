@@ -1,0 +1,47 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/mooring-io/mooring/core/admin"
+)
+
+func hostCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{Use: "host", Short: "Say which hosts may connect and what they see", Aliases: []string{"hosts"}}
+	c.AddCommand(hostRule(g, "allow", "Let a host connect to a subsystem, or see one namespace"),
+		hostRule(g, "deny", "Take that back; a connected host is disconnected"), hostList(g))
+	return c
+}
+
+func hostRule(g *globals, verb, short string) *cobra.Command {
+	var in admin.HostRule
+	c := &cobra.Command{
+		Use: verb + " SUBSYSTEM HOST_NQN", Short: short, Args: usageArgs(cobra.ExactArgs(2)),
+		RunE: func(c *cobra.Command, args []string) error {
+			in.Subsystem, in.Host = args[0], args[1]
+			if err := g.client().Do(c.Context(), "POST", "/v1/hosts/"+verb, in, nil); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), in, "host %s: %s %s", in.Host, verb, in.Subsystem)
+		},
+	}
+	c.Flags().Uint32Var(&in.NSID, "nsid", 0, "one namespace's visibility instead of the whole subsystem")
+	return c
+}
+
+func hostList(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the hosts that are connected", Args: usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			var hs []admin.Session
+			if err := g.client().Do(c.Context(), "GET", "/v1/hosts", nil, &hs); err != nil {
+				return err
+			}
+			return g.print(c.OutOrStdout(), hs, "HOST SUBSYSTEM CONTROLLER PEER ACCESS-POINT SINCE", func(row func(...any)) {
+				for _, h := range hs {
+					row(h.Host, h.Subsystem, h.ControllerID, h.Peer, h.AccessPoint, h.Since.Format("2006-01-02 15:04:05"))
+				}
+			})
+		},
+	}
+}

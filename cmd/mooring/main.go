@@ -1,0 +1,171 @@
+// Command mooring is the agent of a storage node and the tool to steer it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mooring-io/mooring/core/admin"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// Exit codes. docs/cli.md lists them.
+const (
+	exitOK       = 0
+	exitFailed   = 1 // what was asked for did not work
+	exitUsage    = 2 // the command line or the configuration is wrong
+	exitNotFound = 3 // an object that was named does not exist
+	exitConflict = 4 // refused: it exists, is in use, or is managed by a file
+	exitNoAgent  = 5 // no agent could be reached
+	exitDegraded = 6 // status, doctor, check: something is not as it should be
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and maps its error to an exit code: the one place
+// where that is done.
+func run(ctx context.Context, args []string) int {
+	root := newRoot()
+	root.SetArgs(longFlags(args))
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var degraded *degradedError
+	if !errors.As(err, &degraded) || degraded.text != "" {
+		fmt.Fprintln(os.Stderr, "mooring:", err)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	var refused *admin.Error
+	var usage *usageError
+	var degraded *degradedError
+	var unreachable *admin.UnreachableError
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &degraded):
+		return exitDegraded
+	case errors.As(err, &unreachable):
+		return exitNoAgent
+	case errors.As(err, &refused):
+		switch refused.Kind {
+		case admin.KindInvalid:
+			return exitUsage
+		case admin.KindNotFound:
+			return exitNotFound
+		case admin.KindExists, admin.KindInUse, admin.KindManaged, admin.KindConflict:
+			return exitConflict
+		}
+	}
+	return exitFailed
+}
+
+// usageError is a command line or file that is wrong.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// degradedError ends a command that worked and found something wrong.
+type degradedError struct{ text string }
+
+func (e *degradedError) Error() string { return e.text }
+
+// longFlags lets long flags begin with one dash (-config), as Go's own do, beside two.
+func longFlags(args []string) []string {
+	out := make([]string, len(args))
+	rest := false
+	for i, a := range args {
+		rest = rest || a == "--"
+		if !rest && len(a) > 2 && a[0] == '-' && a[1] != '-' {
+			name, _, _ := strings.Cut(a[1:], "=")
+			if _, err := strconv.ParseFloat(name, 64); err != nil {
+				a = "-" + a
+			}
+		}
+		out[i] = a
+	}
+	return out
+}
+
+// globals are the flags that every command has.
+type globals struct {
+	socket string
+	output string
+}
+
+func (g *globals) client() *admin.Client { return admin.NewClient(g.socket) }
+
+func newRoot() *cobra.Command {
+	g := &globals{}
+	root := &cobra.Command{
+		Use:           "mooring",
+		Short:         "Block storage over NVMe/TCP: the node's agent and the tool to steer it",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.PersistentFlags().StringVar(&g.socket, "socket", defaultSocket(), "the agent's control `socket` (MOORING_SOCKET)")
+	root.PersistentFlags().StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if g.output != "table" && g.output != "json" {
+			return &usageError{fmt.Errorf("-o must be table or json; it is %q", g.output)}
+		}
+		return nil
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%w; see %s -help", err, c.CommandPath())}
+	})
+	root.AddCommand(
+		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), hostCommand(g), pluginCommand(g),
+		storeCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(), metaCommand(g),
+	)
+	for _, c := range root.Commands() {
+		c.Args = usageArgs(c.Args)
+	}
+	return root
+}
+
+// usageArgs makes a wrong number of arguments a usage error.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		if err := check(c, args); err != nil {
+			return &usageError{fmt.Errorf("%w; usage: %s", err, c.UseLine())}
+		}
+		return nil
+	}
+}
+
+// defaultSocket is where the agent of this folder, or of this machine, listens.
+func defaultSocket() string {
+	if s := os.Getenv("MOORING_SOCKET"); s != "" {
+		return s
+	}
+	for _, s := range []string{"data/mooring.sock", "/var/lib/mooring/mooring.sock"} {
+		if _, err := os.Stat(s); err == nil {
+			return s
+		}
+	}
+	return "/var/lib/mooring/mooring.sock"
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/mooring-io/mooring/core/config"
+)
+
+// print writes v as JSON, or rows as a table with a header.
+func (g *globals) print(w io.Writer, v any, header string, rows func(row func(...any))) error {
+	if g.output == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(v)
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, strings.ReplaceAll(header, " ", "\t"))
+	rows(func(cells ...any) {
+		for i, c := range cells {
+			if i > 0 {
+				fmt.Fprint(t, "\t")
+			}
+			if s := fmt.Sprint(c); s != "" {
+				fmt.Fprint(t, s)
+			} else {
+				fmt.Fprint(t, "-")
+			}
+		}
+		fmt.Fprintln(t)
+	})
+	return t.Flush()
+}
+
+// done says, for people, what a command did; for -o json it prints v.
+func (g *globals) done(w io.Writer, v any, format string, args ...any) error {
+	if g.output == "json" {
+		return g.print(w, v, "", nil)
+	}
+	_, err := fmt.Fprintf(w, format+"\n", args...)
+	return err
+}
+
+func size(n int64) string { return config.FormatSize(n) }
+
+func list(s []string) string { return strings.Join(s, ",") }
+
+// sizeArg reads a size from the command line.
+func sizeArg(what, s string) (int64, error) {
+	n, err := config.ParseSize(s)
+	if err != nil {
+		return 0, &usageError{fmt.Errorf("%s: %w", what, err)}
+	}
+	return n, nil
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mooring-io/mooring/core/admin"
+)
+
+func statusCommand(g *globals) *cobra.Command {
+	var watch bool
+	c := &cobra.Command{
+		Use: "status", Short: "Show the node: stores, plugins, volumes, hosts, live rates", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			for {
+				var s admin.Status
+				if err := g.client().Do(c.Context(), "GET", "/v1/status", nil, &s); err != nil {
+					return err
+				}
+				if g.output == "json" {
+					if err := g.print(c.OutOrStdout(), s, "", nil); err != nil {
+						return err
+					}
+				} else {
+					if watch {
+						fmt.Fprint(c.OutOrStdout(), "\x1b[H\x1b[2J")
+					}
+					printStatus(c.OutOrStdout(), &s)
+				}
+				if !watch {
+					if len(s.Warnings) > 0 {
+						return &degradedError{}
+					}
+					return nil
+				}
+				select {
+				case <-c.Context().Done():
+					return nil
+				case <-time.After(time.Second):
+				}
+			}
+		},
+	}
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "again every second, until interrupted")
+	return c
+}
+
+func printStatus(w io.Writer, s *admin.Status) {
+	fmt.Fprintf(w, "node %s, version %s, up %s, pid %d, disk engine %s\n", s.Node, s.Version, time.Since(s.Started).Round(time.Second), s.PID, s.Engine)
+	fmt.Fprintf(w, "meta on %s, session %s ends in %s unless renewed\n", s.Meta.Engine, s.Meta.Session, s.Meta.Left.Round(100*time.Millisecond))
+	fmt.Fprintf(w, "now: read %.0f IOPS %.1f MiB/s, write %.0f IOPS %.1f MiB/s\n", s.Rates.ReadIOPS, s.Rates.ReadBytes/(1<<20), s.Rates.WriteIOPS, s.Rates.WriteBytes/(1<<20))
+	for _, x := range s.Stores {
+		fmt.Fprintf(w, "store   %-16s %-8s %s used, %s free of %s\n", x.Name, x.State, size(x.Used), size(x.Free), size(x.Capacity))
+	}
+	for _, x := range s.Plugins {
+		fmt.Fprintf(w, "plugin  %-16s %-8s pid %d, %d restarts %s\n", x.Name, x.State, x.PID, x.Restarts, x.Reason)
+	}
+	for _, x := range s.Access {
+		fmt.Fprintf(w, "listen  %-32s %s\n", x.URL, x.State)
+	}
+	for _, x := range s.Volumes {
+		fmt.Fprintf(w, "volume  %-16s %-8s %s, %s used, %s\n", x.Name, x.State, size(x.Size), size(x.Used), list(x.Users))
+	}
+	for _, x := range s.Hosts {
+		fmt.Fprintf(w, "host    %s → %s from %s\n", x.Host, x.Subsystem, x.Peer)
+	}
+	for _, x := range s.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", x)
+	}
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mooring-io/mooring/core/admin"
+)
+
+func volumeCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{Use: "volume", Short: "Create, list, show, resize and delete volumes", Aliases: []string{"volumes"}}
+	c.AddCommand(volumeCreate(g), volumeList(g), volumeShow(g), volumeResize(g), volumeDelete(g))
+	return c
+}
+
+func volumeCreate(g *globals) *cobra.Command {
+	var in admin.VolumeCreate
+	var bytes string
+	c := &cobra.Command{
+		Use: "create NAME", Short: "Create a thin volume", Args: usageArgs(cobra.ExactArgs(1)),
+		Example: "  mooring volume create db1 -size 100GiB",
+		RunE: func(c *cobra.Command, args []string) error {
+			n, err := sizeArg("-size", bytes)
+			if err != nil {
+				return err
+			}
+			in.Name, in.Size = args[0], n
+			var v admin.Volume
+			if err := g.client().Do(c.Context(), "POST", "/v1/volumes", in, &v); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), v, "volume %s created: %s, %s", v.Name, size(v.Size), v.ID)
+		},
+	}
+	c.Flags().StringVar(&bytes, "size", "", "`size`, such as 100GiB (required)")
+	c.Flags().IntVar(&in.BlockSize, "block-size", 4096, "logical block size, 512 or 4096 `bytes`")
+	c.Flags().StringVar(&in.Durability, "durability", "sync", "sync, or volatile: writes may wait in the disk's cache for a flush")
+	c.Flags().StringVar(&in.Tenant, "tenant", "", "owner")
+	must(c.MarkFlagRequired("size"))
+	return c
+}
+
+func volumeList(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List volumes", Args: usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			var vs []admin.Volume
+			if err := g.client().Do(c.Context(), "GET", "/v1/volumes", nil, &vs); err != nil {
+				return err
+			}
+			return g.print(c.OutOrStdout(), vs, "NAME SIZE USED BLOCK DURABILITY STATE USERS MANAGED", func(row func(...any)) {
+				for _, v := range vs {
+					row(v.Name, size(v.Size), size(v.Used), v.BlockSize, v.Durability, v.State, list(v.Users), v.Managed)
+				}
+			})
+		},
+	}
+}
+
+func volumeShow(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "show NAME", Short: "Show one volume", Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			var v admin.Volume
+			if err := g.client().Do(c.Context(), "GET", "/v1/volumes/"+url.PathEscape(args[0]), nil, &v); err != nil {
+				return err
+			}
+			return g.print(c.OutOrStdout(), v, "FIELD VALUE", func(row func(...any)) {
+				row("name", v.Name)
+				row("id", v.ID)
+				row("tenant", v.Tenant)
+				row("size", size(v.Size))
+				row("used", size(v.Used))
+				row("block size", v.BlockSize)
+				row("durability", v.Durability)
+				row("created", v.Created.Format("2006-01-02 15:04:05"))
+				row("state", v.State)
+				row("users", list(v.Users))
+				row("managed by", v.Managed)
+				row("reads", v.ReadOps)
+				row("writes", v.WriteOps)
+			})
+		},
+	}
+}
+
+func volumeResize(g *globals) *cobra.Command {
+	var in admin.VolumeResize
+	c := &cobra.Command{
+		Use: "resize NAME SIZE", Short: "Change a volume's size, also while it is in use", Args: usageArgs(cobra.ExactArgs(2)),
+		Example: "  mooring volume resize db1 200GiB",
+		RunE: func(c *cobra.Command, args []string) error {
+			n, err := sizeArg("SIZE", args[1])
+			if err != nil {
+				return err
+			}
+			in.Size = n
+			var v admin.Volume
+			if err := g.client().Do(c.Context(), "PATCH", "/v1/volumes/"+url.PathEscape(args[0]), in, &v); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), v, "volume %s is %s now", v.Name, size(v.Size))
+		},
+	}
+	c.Flags().BoolVar(&in.Force, "force", false, "shrink, destroying what lies beyond the new end")
+	return c
+}
+
+func volumeDelete(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "delete NAME", Short: "Delete a volume and its data", Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := g.client().Do(c.Context(), "DELETE", "/v1/volumes/"+url.PathEscape(args[0]), nil, nil); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), struct{}{}, "volume %s deleted", args[0])
+		},
+	}
+}
+
+// must panics on errors that only a bug of ours can cause.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

@@ -1,0 +1,217 @@
+package admin
+
+import (
+	"time"
+)
+
+// The objects of the admin API, as JSON carries them. Sizes are bytes, times are
+// RFC 3339. Fields are added, never renamed.
+
+// Status is what `mooring status` shows.
+type Status struct {
+	Version  string     `json:"version"`
+	Node     string     `json:"node"`
+	Cluster  string     `json:"cluster"` // UUID
+	PID      int        `json:"pid"`
+	Started  time.Time  `json:"started"`
+	DataDir  string     `json:"data_dir"`
+	Engine   string     `json:"engine"` // how the disk is driven: io_uring, threads or inline
+	Uid      int        `json:"uid"`
+	Meta     MetaStatus `json:"meta"`
+	Stores   []Store    `json:"stores"`
+	Plugins  []Plugin   `json:"plugins"`
+	Volumes  []Volume   `json:"volumes"`
+	Access   []Access   `json:"access_points"`
+	Hosts    []Session  `json:"hosts"` // connected now
+	Rates    Rates      `json:"rates"`
+	Warnings []string   `json:"warnings"`
+}
+
+// MetaStatus says how Meta is doing.
+type MetaStatus struct {
+	Engine  string        `json:"engine"` // badger
+	Session string        `json:"session"`
+	Left    time.Duration `json:"left"` // until the Meta session would end
+}
+
+// Rates are measured since the former status call of the same client, or over half a second.
+type Rates struct {
+	ReadIOPS   float64 `json:"read_iops"`
+	WriteIOPS  float64 `json:"write_iops"`
+	ReadBytes  float64 `json:"read_bytes_per_second"`
+	WriteBytes float64 `json:"write_bytes_per_second"`
+}
+
+// Volume is a volume.
+type Volume struct {
+	Name       string    `json:"name"`
+	ID         string    `json:"id"`
+	Tenant     string    `json:"tenant"`
+	Size       int64     `json:"size"`
+	Used       int64     `json:"used"`
+	BlockSize  int       `json:"block_size"`
+	Durability string    `json:"durability"`
+	Created    time.Time `json:"created"`
+	Managed    string    `json:"managed,omitempty"` // file:line of the block that sets it
+	Users      []string  `json:"users"`             // namespaces that it is attached as
+	State      string    `json:"state"`             // online, or what is wrong
+	ReadOps    uint64    `json:"read_ops"`
+	WriteOps   uint64    `json:"write_ops"`
+}
+
+// VolumeCreate asks for a volume.
+type VolumeCreate struct {
+	Name       string `json:"name"`
+	Tenant     string `json:"tenant,omitempty"`
+	Size       int64  `json:"size"`
+	BlockSize  int    `json:"block_size,omitempty"` // 512 or 4096; 0 is 4096
+	Durability string `json:"durability,omitempty"` // sync or volatile; "" is sync
+}
+
+// VolumeResize asks for another size.
+type VolumeResize struct {
+	Size  int64 `json:"size"`
+	Force bool  `json:"force,omitempty"` // shrinking destroys what lies beyond
+}
+
+// Subsystem is an NVMe subsystem.
+type Subsystem struct {
+	NQN          string      `json:"nqn"`
+	Tenant       string      `json:"tenant"`
+	Serial       string      `json:"serial"`
+	AllowAnyHost bool        `json:"allow_any_host"`
+	Hosts        []string    `json:"hosts"`
+	Namespaces   []Namespace `json:"namespaces"`
+	Managed      string      `json:"managed,omitempty"`
+}
+
+// SubsystemCreate asks for a subsystem.
+type SubsystemCreate struct {
+	NQN          string `json:"nqn"`
+	Tenant       string `json:"tenant,omitempty"`
+	Serial       string `json:"serial,omitempty"`
+	AllowAnyHost bool   `json:"allow_any_host"`
+}
+
+// Namespace is a volume in a subsystem.
+type Namespace struct {
+	Subsystem string   `json:"subsystem"`
+	NSID      uint32   `json:"nsid"`
+	Volume    string   `json:"volume"`
+	Size      int64    `json:"size"`
+	BlockSize int      `json:"block_size"`
+	ANAGroup  uint32   `json:"ana_group"`
+	NGUID     string   `json:"nguid"`
+	UUID      string   `json:"uuid"`
+	VisibleTo []string `json:"visible_to"`
+	Managed   string   `json:"managed,omitempty"`
+}
+
+// NamespaceAttach asks for a volume to become a namespace.
+type NamespaceAttach struct {
+	Volume    string   `json:"volume"`
+	NSID      uint32   `json:"nsid,omitempty"` // 0: the lowest free one
+	VisibleTo []string `json:"visible_to,omitempty"`
+}
+
+// HostRule allows or denies a host.
+type HostRule struct {
+	Subsystem string `json:"subsystem"`
+	Host      string `json:"host"`           // NQN
+	NSID      uint32 `json:"nsid,omitempty"` // 0: the subsystem; else the visibility of one namespace
+}
+
+// Session is a host that is connected now.
+type Session struct {
+	Host         string    `json:"host"`
+	Subsystem    string    `json:"subsystem"`
+	AccessPoint  string    `json:"access_point"`
+	Peer         string    `json:"peer"`
+	ControllerID uint32    `json:"controller_id"`
+	Since        time.Time `json:"since"`
+}
+
+// Access is an access point.
+type Access struct {
+	ID     string `json:"id"`
+	Plugin string `json:"plugin"`
+	URL    string `json:"url"`
+	State  string `json:"state"` // up, or why not
+}
+
+// Plugin is a plugin of the catalog and what its process does.
+type Plugin struct {
+	Name     string    `json:"name"`
+	Kind     string    `json:"kind"`
+	Version  string    `json:"version"`
+	Path     string    `json:"path"`
+	SHA256   string    `json:"sha256"`
+	State    string    `json:"state"`
+	Reason   string    `json:"reason,omitempty"`
+	PID      int       `json:"pid,omitempty"`
+	UID      int       `json:"uid"`
+	Restarts int       `json:"restarts"`
+	Since    time.Time `json:"since"`
+}
+
+// PluginAdd registers a plugin's file in the catalog.
+type PluginAdd struct {
+	Path string `json:"path"`
+}
+
+// Store is an extent store of this node.
+type Store struct {
+	Name        string `json:"name"`
+	ID          string `json:"id"`
+	Path        string `json:"path"`
+	Media       string `json:"media"`
+	State       string `json:"state"`
+	Incarnation uint64 `json:"incarnation"`
+	Capacity    int64  `json:"capacity"`
+	Allocated   int64  `json:"allocated"` // of the file system
+	Used        int64  `json:"used"`
+	Promised    int64  `json:"promised"` // the sizes of the volumes that may come to lie here
+	Free        int64  `json:"free"`
+	Extents     int    `json:"extents"`
+	Direct      bool   `json:"direct"` // O_DIRECT
+}
+
+// StoreAdd asks for a new store.
+type StoreAdd struct {
+	Name     string `json:"name"`
+	Path     string `json:"path"`
+	Capacity int64  `json:"capacity,omitempty"`
+	Media    string `json:"media,omitempty"`
+}
+
+// Event is one thing that happened.
+type Event struct {
+	Seq      uint64    `json:"seq"`
+	Time     time.Time `json:"time"`
+	Severity string    `json:"severity"` // info, warning, error
+	Kind     string    `json:"kind"`
+	Object   string    `json:"object"`
+	Text     string    `json:"text"`
+}
+
+// Finding is one result of `mooring doctor`.
+type Finding struct {
+	Level string `json:"level"` // ok, warn, error
+	What  string `json:"what"`
+	Fix   string `json:"fix,omitempty"`
+}
+
+// ReloadReport says what a reload did.
+type ReloadReport struct {
+	Applied    []string `json:"applied"`
+	NotApplied []string `json:"not_applied"` // needs a restart; says why
+	Unmanaged  []string `json:"unmanaged"`   // blocks that are gone; the objects stay
+	Unchanged  int      `json:"unchanged"`
+}
+
+// Problem is an error as the API answers it.
+type Problem struct {
+	Error string   `json:"error"`
+	Kind  string   `json:"kind"` // invalid, not_found, exists, in_use, managed, conflict, internal
+	Users []string `json:"users,omitempty"`
+}

@@ -1,0 +1,322 @@
+// Package agent wires a node: it starts Meta, the stores, the reactor, the plugins
+// and the admin API in that order, applies the configuration, and stops them in the
+// reverse order. It decides nothing that another package could.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/mooring-io/mooring/core/access"
+	"github.com/mooring-io/mooring/core/admin"
+	"github.com/mooring-io/mooring/core/association"
+	"github.com/mooring-io/mooring/core/config"
+	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/core/meta/store/badger"
+	"github.com/mooring-io/mooring/core/path"
+	"github.com/mooring-io/mooring/core/supervisor"
+	"github.com/mooring-io/mooring/core/vfs"
+)
+
+// stopTimeout bounds an orderly end: plugins finish, stores checkpoint.
+const stopTimeout = 45 * time.Second
+
+// Options are what the command line says.
+type Options struct {
+	Config   *config.Config // nil with Dev
+	Dev      bool
+	DataDir  string   // with Dev: keep the data here; "" is a temporary folder
+	Listen   []string // with Dev: URLs; none is DevListen
+	LogLevel string   // overrides the file's
+	Socket   string   // overrides the file's control socket
+	Version  string
+	Stdout   io.Writer // what to type next, and "mooring: ready"
+	Stderr   io.Writer // the log
+}
+
+// agent is a running node. Fields are set while it starts, in this order, and not
+// changed afterwards, but for those under mu.
+type agent struct {
+	o       Options
+	log     hclog.Logger
+	started time.Time
+	lock    *os.File
+	temp    string // to be removed at the end
+	id      meta.Identity
+
+	metaStore *badger.Store
+	meta      *meta.Meta
+	node      meta.Node
+	journal   *meta.Journal
+	session   *meta.Session
+	queue     vfs.Queue
+	reactor   *access.Reactor
+	access    *access.Access
+	paths     *path.Engine
+	hosts     *association.Service
+	plugins   *supervisor.Supervisor
+	server    *admin.Server
+
+	addresses *path.Addresses
+	republish chan struct{} // capacity 1: a listener's state changed
+
+	background sync.WaitGroup
+	failed     chan error // something that the node cannot live without has ended
+
+	reloading sync.Mutex // one reload at a time
+
+	mu     sync.Mutex
+	cfg    *config.Config // guarded by mu: a reload replaces it
+	stores []*openStore   // guarded by mu
+}
+
+// Run runs a node until ctx ends, or until it cannot go on.
+func Run(ctx context.Context, o Options) (err error) {
+	a := &agent{o: o, started: time.Now(), failed: make(chan error, 4), republish: make(chan struct{}, 1), cfg: o.Config}
+	if o.Dev {
+		if err := a.devConfig(); err != nil {
+			return err
+		}
+	}
+	if o.Socket != "" {
+		a.cfg.Admin.Socket = o.Socket
+	}
+	if o.LogLevel != "" {
+		a.cfg.Log.Level = o.LogLevel
+	}
+	a.log = hclog.New(&hclog.LoggerOptions{
+		Name: "mooring", Level: hclog.LevelFromString(a.cfg.Log.Level), JSONFormat: a.cfg.Log.JSON, Output: o.Stderr, IncludeLocation: false,
+	})
+	var undo stack
+	defer func() { err = errors.Join(err, undo.run()) }()
+	if err := a.start(ctx, &undo); err != nil {
+		return err
+	}
+	a.ready()
+	return a.wait(ctx)
+}
+
+// stack is what is to be undone, last first.
+type stack []func() error
+
+func (s *stack) push(fn func() error) { *s = append(*s, fn) }
+
+func (s stack) run() error {
+	var errs []error
+	for i := len(s) - 1; i >= 0; i-- {
+		errs = append(errs, s[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// start brings everything up, in the order of the arrows; what is up when it fails
+// is on the stack.
+func (a *agent) start(ctx context.Context, undo *stack) error {
+	for _, step := range []struct {
+		what string
+		fn   func(context.Context, *stack) error
+	}{
+		{"take the data directory", a.takeDataDir},
+		{"open the metadata", a.openMeta},
+		{"start the reactor", a.startReactor},
+		{"open the stores", a.openStores},
+		{"finish what was left", a.finishLeftovers},
+		{"apply the configuration", a.applyObjects},
+		{"start the services", a.startServices},
+		{"start the control socket", a.startAdmin},
+		{"start the plugins", a.startPlugins},
+	} {
+		if err := step.fn(ctx, undo); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	return nil
+}
+
+// takeDataDir makes the data directory this process's own.
+func (a *agent) takeDataDir(_ context.Context, undo *stack) error {
+	dir := a.cfg.DataDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("another agent uses %s; stop it first, or name another data directory", dir)
+	}
+	undo.push(func() error {
+		err := f.Close()
+		if a.temp != "" {
+			err = errors.Join(err, os.RemoveAll(a.temp))
+		}
+		return err
+	})
+	return nil
+}
+
+func (a *agent) startReactor(_ context.Context, undo *stack) error {
+	var err error
+	if a.queue, err = vfs.NewQueue(vfs.QueueOptions{}); err != nil {
+		return fmt.Errorf("the disk queue: %w", err)
+	}
+	a.reactor = access.NewReactor(a.queue, access.SystemClock())
+	a.access = access.New(access.Options{
+		Reactor: a.reactor, Meta: leases{a.meta, a.session}, ExtentBytes: a.meta.Cluster().ExtentBytes, HoldFor: a.cfg.Limits.HoldFor,
+		Incarnation: uint64(a.started.Unix()), Logger: a.log,
+	})
+	a.background.Go(func() {
+		if err := a.reactor.Run(); err != nil {
+			a.fail(fmt.Errorf("the reactor ended: %w", err))
+		}
+	})
+	undo.push(func() error {
+		a.access.Close()
+		a.reactor.Stop()
+		a.background.Wait()
+		return a.queue.Close()
+	})
+	return nil
+}
+
+func (a *agent) startServices(ctx context.Context, undo *stack) error {
+	var err error
+	if a.addresses, err = path.WatchAddresses(a.log.Named("path")); err != nil {
+		return err
+	}
+	undo.push(func() error { a.addresses.Close(); return nil })
+	a.paths = path.NewEngine(path.Options{Meta: a.meta, Logger: a.log.Named("path")})
+	a.hosts = association.New(association.Options{
+		Meta: a.meta, Session: a.session, Node: a.node, Paths: a.paths, Access: a.access, Used: a.used, Journal: a.journal, Logger: a.log,
+	})
+	undo.push(func() error { a.hosts.Close(); return nil })
+	a.plugins, err = supervisor.New(supervisor.Options{
+		Logger: a.log, DataDir: a.cfg.DataDir, PluginDir: a.cfg.PluginDir, Host: a.hosts, OnChange: a.pluginChanged,
+	})
+	if err != nil {
+		return err
+	}
+	undo.push(a.plugins.Close)
+	return nil
+}
+
+func (a *agent) startAdmin(_ context.Context, undo *stack) error {
+	a.server = &admin.Server{
+		Agent: a, Meta: a.meta, Access: a.access, Hosts: a.hosts, Supervisor: a.plugins, Logger: a.log.Named("admin"),
+	}
+	l, err := admin.Listen(a.cfg.Admin.Socket)
+	if err != nil {
+		return err
+	}
+	a.serve(l, a.server.Handler(), undo)
+	if a.cfg.Admin.Metrics == "" {
+		return nil
+	}
+	m, err := net.Listen("tcp", a.cfg.Admin.Metrics)
+	if err != nil {
+		if !a.o.Dev {
+			return fmt.Errorf("the metrics address (admin.metrics): %w", err)
+		}
+		// A second node to try things with should not fail for want of metrics.
+		a.log.Warn("no metrics", "error", err)
+		return nil
+	}
+	a.serve(m, a.server.Metrics(), undo)
+	return nil
+}
+
+// serve runs an HTTP server until the agent ends.
+func (a *agent) serve(l net.Listener, h http.Handler, undo *stack) {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: a.log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			a.fail(fmt.Errorf("the server at %s ended: %w", l.Addr(), err))
+		}
+	}()
+	undo.push(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		err := s.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = s.Close() // streams that somebody follows
+		}
+		<-done
+		return err
+	})
+}
+
+func (a *agent) fail(err error) {
+	select {
+	case a.failed <- err:
+	default:
+	}
+}
+
+// ready says that hosts can connect.
+func (a *agent) ready() {
+	a.greet()
+	fmt.Fprintln(a.o.Stdout, "mooring: ready")
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		a.log.Warn("systemd was not told", "error", err)
+	}
+	a.event(meta.Info, "node-started", a.node.Name, "version "+a.o.Version)
+}
+
+// wait serves until it is time to end. SIGHUP reloads.
+func (a *agent) wait(ctx context.Context) error {
+	watch, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go a.watchSession(watch)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			if _, err := a.Reload(ctx); err != nil {
+				a.log.Error("reload failed; the former configuration is in force", "error", err)
+			}
+		case err := <-a.failed:
+			a.log.Error("the node cannot go on", "error", err)
+			return err
+		case <-ctx.Done():
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // nothing to do without systemd
+			a.log.Info("stopping")
+			return nil
+		}
+	}
+}
+
+// setLevel changes how much is logged, here and in all named loggers.
+func (a *agent) setLevel(level string) { a.log.SetLevel(hclog.LevelFromString(level)) }
+
+// nqns are the subsystems that there are, for what is printed at start.
+func (a *agent) nqns() []string {
+	subs, err := a.meta.Subsystems(context.Background())
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, s := range subs {
+		out = append(out, s.NQN)
+	}
+	return out
+}

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mooring-io/mooring/core/config"
+)
+
+// What -dev serves.
+const (
+	DevListen    = "nvme-tcp://127.0.0.1:4420"
+	DevSubsystem = "nqn.2026-11.io.mooring:dev"
+	devVolume    = "dev"
+	devBytes     = 1 << 30
+)
+
+// devConfig is the configuration of a node to try things with.
+func (a *agent) devConfig() error {
+	dir := a.o.DataDir
+	if dir == "" {
+		tmp, err := os.MkdirTemp("", "mooring-dev-")
+		if err != nil {
+			return fmt.Errorf("make a folder for temporary data: %w", err)
+		}
+		dir, a.temp = tmp, tmp
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	src := fmt.Sprintf("data_dir = %q\nnode {\n  name = \"dev\"\n}\n", dir)
+	if a.cfg, err = config.Parse([]byte(src), filepath.Join(dir, "dev.hcl")); err != nil {
+		return err
+	}
+	a.cfg.Log.Level = "warn"
+	listen := a.o.Listen
+	if len(listen) == 0 {
+		listen = []string{DevListen}
+	}
+	for _, l := range listen {
+		if u, err := url.Parse(l); err != nil || u.Scheme == "" || u.Port() == "" {
+			return fmt.Errorf("-listen takes URLs such as %s; %q is none", DevListen, l)
+		}
+	}
+	a.o.Listen = listen
+	return nil
+}
+
+// greet prints what to type next.
+func (a *agent) greet() {
+	w := a.o.Stdout
+	fmt.Fprintf(w, "\nnode %s, version %s\n  data      %s (%s)\n", a.node.Name, a.o.Version, a.cfg.DataDir, a.dataNote())
+	for _, l := range a.Listeners() {
+		if l.State != "up" {
+			fmt.Fprintf(w, "  NOT listening at %s: %s\n", l.URL, l.State)
+			continue
+		}
+		fmt.Fprintf(w, "  listening %s\n", l.URL)
+		for _, nqn := range a.nqns() {
+			for _, line := range connectLines(l.URL, nqn) {
+				fmt.Fprintf(w, "    %s\n", line)
+			}
+		}
+		if !loopback(l.URL) {
+			fmt.Fprintf(w, "  WARNING: %s is not on loopback, and there is no authentication yet: whoever reaches it can\n           read and write the volumes of every host name he gives. Trusted networks only.\n", l.URL)
+		}
+	}
+	fmt.Fprintf(w, "  control   mooring -socket %s status\n", a.cfg.Admin.Socket)
+	for _, n := range a.notes() {
+		fmt.Fprintf(w, "  note: %s\n", n)
+	}
+	fmt.Fprintf(w, "  stop      Ctrl-C, or kill %d\n", os.Getpid())
+	if a.temp == "" {
+		fmt.Fprintf(w, "  reset     stop it, then rm -r %s\n", a.cfg.DataDir)
+	}
+	fmt.Fprintln(w)
+}
+
+func (a *agent) dataNote() string {
+	if a.temp != "" {
+		return "temporary: removed at the end"
+	}
+	return "kept"
+}
+
+// connectLines are the commands that connect a host to one subsystem at one address.
+func connectLines(listen, nqn string) []string {
+	u, err := url.Parse(listen)
+	if err != nil {
+		return nil
+	}
+	host := u.Hostname()
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "ADDRESS"
+	}
+	transport, ok := strings.CutPrefix(u.Scheme, "nvme-")
+	if !ok {
+		return nil
+	}
+	lines := []string{fmt.Sprintf("nvme connect -t %s -a %s -s %s -n %s", transport, host, u.Port(), nqn)}
+	if transport == "tcp" {
+		lines = append(lines, fmt.Sprintf("mooring bench '%s://%s/%s?ns=1' -rw randread -qd 32   # without kernel NVMe/TCP", u.Scheme, net.JoinHostPort(host, u.Port()), nqn))
+	}
+	return lines
+}
+
+func loopback(listen string) bool {
+	u, err := url.Parse(listen)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return ip != nil && ip.IsLoopback() || u.Hostname() == "localhost"
+}

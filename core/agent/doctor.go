@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mooring-io/mooring/core/access"
+	"github.com/mooring-io/mooring/core/admin"
+	"github.com/mooring-io/mooring/core/config"
+	"github.com/mooring-io/mooring/core/supervisor"
+)
+
+// Info implements admin.Agent.
+func (a *agent) Info(s *admin.Status) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.Version, s.Node, s.Cluster, s.PID, s.Started = a.o.Version, a.node.Name, a.meta.Cluster().ID.String(), os.Getpid(), a.started
+	s.DataDir, s.Engine, s.Uid = a.cfg.DataDir, a.queue.Engine(), os.Getuid()
+	s.Meta = admin.MetaStatus{Engine: "badger", Session: fmt.Sprint(a.session.ID()), Left: a.sessionLeft()}
+}
+
+// notes are what a user should know at start and that is no error.
+func (a *agent) notes() []string {
+	var out []string
+	if os.Getuid() != 0 {
+		out = append(out, "not root: plugins run as this user and are not isolated from the agent")
+	}
+	if a.queue.Engine() != "io_uring" {
+		out = append(out, "the kernel does not allow io_uring here: the disk is driven by "+a.queue.Engine()+", which costs more CPU")
+	}
+	for _, s := range a.openedStores() {
+		if !s.store.Stats().DataFileDirect {
+			out = append(out, fmt.Sprintf("store %s: the file system at %s has no O_DIRECT; it works, through the page cache", s.name, s.path))
+		}
+	}
+	return out
+}
+
+// Doctor implements admin.Agent.
+func (a *agent) Doctor(context.Context) []admin.Finding {
+	var out []admin.Finding
+	add := func(level, what, fix string) {
+		out = append(out, admin.Finding{Level: level, What: what, Fix: fix})
+	}
+	for _, s := range a.openedStores() {
+		u := s.store.Usage()
+		switch err := s.store.Err(); {
+		case err != nil:
+			add("error", fmt.Sprintf("store %s has failed: %v", s.name, err), "look at the disk; the store is opened again at the agent's next start")
+		case u.Free < u.Capacity/10:
+			add("warn", fmt.Sprintf("store %s has %s left of %s", s.name, config.FormatSize(u.Free), config.FormatSize(u.Capacity)), "mooring store add NAME PATH, or discard what is not needed (fstrim at the hosts)")
+		default:
+			add("ok", fmt.Sprintf("store %s: %s left of %s", s.name, config.FormatSize(u.Free), config.FormatSize(u.Capacity)), "")
+		}
+		if st := s.store.Stats(); st.CorruptBlocks > 0 {
+			add("error", fmt.Sprintf("store %s: %d blocks did not match their checksum", s.name, st.CorruptBlocks), "replace the disk; restore the volumes concerned from a backup")
+		}
+	}
+	for _, p := range a.plugins.List() {
+		switch {
+		case p.State == supervisor.StateRefused || p.State == supervisor.StateWaiting:
+			add("error", fmt.Sprintf("plugin %s is %s: %s", p.Entry.Name, p.State, p.Reason), "mooring plugin logs "+p.Entry.Name)
+		case p.State == supervisor.StateRunning && !p.Healthy && p.HealthReason != "":
+			add("warn", fmt.Sprintf("plugin %s: %s", p.Entry.Name, p.HealthReason), "mooring plugin logs "+p.Entry.Name)
+		case p.State == supervisor.StateRunning:
+			add("ok", "plugin "+p.Entry.Name+" runs", "")
+		}
+	}
+	for _, l := range a.Listeners() {
+		if l.State != "up" {
+			add("error", fmt.Sprintf("not listening at %s: %s", l.URL, l.State), "")
+		} else if up, why := a.addresses.Listener(l.URL); !up {
+			add("error", fmt.Sprintf("%s cannot be reached: %s", l.URL, why), "")
+		} else if !loopback(l.URL) {
+			add("ok", l.URL+" is open to the network without authentication: trusted networks only", "")
+		}
+	}
+	for _, n := range a.notes() {
+		add("ok", n, "")
+	}
+	if n := a.sessionLeft(); n <= 0 {
+		add("error", "the Meta session is over: nothing is served", "restart the agent")
+	}
+	if fi, err := os.Stat(filepath.Join(a.dataDir(), "mooring.sock")); err == nil && fi.Mode().Perm()&0o077 != 0 {
+		add("warn", "the control socket is open to other users", "chmod 600 it")
+	}
+	var lim unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur < 8192 {
+		add("ok", fmt.Sprintf("at most %d files may be open; each connection takes one", lim.Cur), "raise it with ulimit -n, or LimitNOFILE in the unit")
+	}
+	return out
+}
+
+// sessionLeft is how long the Meta session holds unless it is kept alive.
+func (a *agent) sessionLeft() time.Duration {
+	return time.Duration(a.session.Deadline() - access.SystemClock().Boot())
+}
+
+func (a *agent) dataDir() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cfg.DataDir
+}

@@ -1,0 +1,184 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/mooring-io/mooring/core/access"
+	"github.com/mooring-io/mooring/core/config"
+	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/core/meta/store/badger"
+)
+
+func metaDir(c *config.Config) string { return filepath.Join(c.DataDir, "meta") }
+
+// openMeta opens the metadata and begins this node's Meta session.
+func (a *agent) openMeta(ctx context.Context, undo *stack) error {
+	var err error
+	if a.id, err = meta.EnsureIdentity(a.cfg.DataDir); err != nil {
+		return err
+	}
+	if a.metaStore, err = badger.Open(badger.Options{Dir: metaDir(a.cfg), Logger: a.log}); err != nil {
+		return err
+	}
+	undo.push(a.metaStore.Close)
+	a.meta, err = meta.Open(ctx, meta.Options{Store: a.metaStore, Logger: a.log.Named("meta")}, meta.Cluster{
+		ID: a.id.Cluster, ExtentBytes: extent.DefaultExtentSize,
+	})
+	if err != nil {
+		return err
+	}
+	if a.node, err = a.meta.JoinNode(ctx, a.id.Node, a.cfg.Node.Name); err != nil {
+		return err
+	}
+	if a.journal, err = a.meta.OpenJournal(ctx, a.node.ID); err != nil {
+		return err
+	}
+	undo.push(func() error { a.journal.Close(); return nil })
+	if a.session, err = a.meta.StartSession(ctx, meta.SessionOptions{Node: a.node.ID, TTL: a.cfg.Limits.SessionTTL}); err != nil {
+		return err
+	}
+	undo.push(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		return a.session.Close(ctx)
+	})
+	return nil
+}
+
+// watchSession ends the node when its Meta session is over: its leases are void, and
+// a new life takes new ones.
+func (a *agent) watchSession(ctx context.Context) {
+	select {
+	case <-a.session.Lost():
+		a.fail(errors.New("the Meta session was lost (the node stood still for longer than limits.session_ttl); start it again"))
+	case <-ctx.Done():
+	}
+}
+
+// leases is Meta as Access asks it.
+type leases struct {
+	meta    *meta.Meta
+	session *meta.Session
+}
+
+// Deadline implements access.Meta.
+func (l leases) Deadline() int64 { return l.session.Deadline() }
+
+// Leases implements access.Meta.
+func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, error) {
+	v, err := l.meta.Volume(ctx, volume)
+	if err != nil {
+		return nil, err
+	}
+	return l.acquire(ctx, meta.Acquire{Volume: volume, Count: v.Extents(l.meta.Cluster().ExtentBytes)})
+}
+
+// Allocate implements access.Meta.
+func (l leases) Allocate(ctx context.Context, volume uuid.UUID, index uint32) (access.Lease, error) {
+	got, err := l.acquire(ctx, meta.Acquire{Volume: volume, From: index, Count: 1, Allocate: true})
+	if err != nil {
+		return access.Lease{}, err
+	}
+	return got[0], nil
+}
+
+func (l leases) acquire(ctx context.Context, want meta.Acquire) ([]access.Lease, error) {
+	got, err := l.meta.AcquireExtents(ctx, l.session, want)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]access.Lease, len(got))
+	for i, g := range got {
+		out[i] = access.Lease{Generation: extent.Generation(g.Generation)}
+		if len(g.Set) > 0 {
+			out[i].Allocated, out[i].Store = true, g.Set[0].Store
+		}
+	}
+	return out, nil
+}
+
+// Free implements access.Meta.
+func (l leases) Free(ctx context.Context, volume uuid.UUID, from uint32) error {
+	return l.meta.FreeExtents(ctx, l.session, volume, from)
+}
+
+// finishLeftovers ends what a former life had begun: deletions and shrinks.
+func (a *agent) finishLeftovers(ctx context.Context, _ *stack) error {
+	vols, err := a.meta.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range vols {
+		switch {
+		case v.State == meta.VolumeDeleting:
+			err = a.Deleted(ctx, v)
+		case v.Trim >= 0:
+			err = a.Shrunk(ctx, v)
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", v, err)
+		}
+	}
+	return nil
+}
+
+// Deleted implements admin.Agent.
+func (a *agent) Deleted(ctx context.Context, v meta.Volume) error {
+	if err := a.access.CloseVolume(ctx, v.ID); err != nil {
+		return err
+	}
+	if err := a.access.Delete(ctx, v.ID); err != nil {
+		return err
+	}
+	if err := a.meta.FinishDelete(ctx, v.ID); err != nil {
+		return err
+	}
+	a.event(meta.Info, "volume-deleted", v.String(), "")
+	return nil
+}
+
+// Shrunk implements admin.Agent.
+func (a *agent) Shrunk(ctx context.Context, v meta.Volume) error {
+	open, err := a.access.Open(ctx, access.Geometry{
+		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.Durability == meta.Volatile, Losses: v.Losses,
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.access.Shrink(ctx, open, v.Trim); err != nil {
+		return err
+	}
+	return a.meta.FinishShrink(ctx, v.ID, v.Trim)
+}
+
+func (a *agent) event(s meta.Severity, kind, object, message string) {
+	a.journal.Record(meta.Event{Severity: s, Kind: kind, Object: object, Message: message})
+}
+
+// RestoreMeta fills the empty metadata store of a stopped node from a backup.
+func RestoreMeta(ctx context.Context, c *config.Config, file string) (err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := os.Stat(metaDir(c)); err == nil {
+		return fmt.Errorf("%s exists: a backup is restored into an empty store only; move it away first", metaDir(c))
+	}
+	st, err := badger.Open(badger.Options{Dir: metaDir(c)})
+	if err != nil {
+		return err
+	}
+	err = errors.Join(st.Restore(ctx, f), st.Close())
+	if err != nil {
+		return errors.Join(fmt.Errorf("restore %s: %w", file, err), os.RemoveAll(metaDir(c)))
+	}
+	return nil
+}

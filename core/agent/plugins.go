@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
+	"slices"
+	"sync"
+
+	"github.com/mooring-io/mooring/core/admin"
+	"github.com/mooring-io/mooring/core/config"
+	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/core/supervisor"
+	"github.com/mooring-io/mooring/sdk/proto"
+)
+
+// startPlugins runs the configured plugins. One that does not start is tried again
+// by the supervisor; a node where nothing listens at all is not started.
+func (a *agent) startPlugins(ctx context.Context, undo *stack) error {
+	if a.o.Dev {
+		if err := a.devPlugins(ctx); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, p := range a.cfg.Plugins {
+		if err := a.startPlugin(ctx, p); err != nil {
+			a.log.Error("plugin does not start", "plugin", p.Name, "error", err)
+			errs = append(errs, fmt.Errorf("plugin %s: %w", p.Name, err))
+		}
+	}
+	if err := a.publishOnce(ctx); err != nil {
+		return fmt.Errorf("publish the access points: %w", err)
+	}
+	life, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { a.publish(life) })
+	undo.push(func() error { stop(); wg.Wait(); return nil })
+	up := 0
+	for _, l := range a.Listeners() {
+		if l.State == "up" {
+			up++
+		} else {
+			errs = append(errs, fmt.Errorf("%s: %s", l.URL, l.State))
+		}
+	}
+	if up == 0 && len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+// devPlugins finds a plugin for each -listen URL.
+func (a *agent) devPlugins(ctx context.Context) error {
+	for _, l := range a.o.Listen {
+		u, err := url.Parse(l)
+		if err != nil {
+			return err
+		}
+		name, err := a.plugins.ForScheme(ctx, u.Scheme)
+		if err != nil {
+			return fmt.Errorf("-listen %s: %w", l, err)
+		}
+		i := slices.IndexFunc(a.cfg.Plugins, func(p config.Plugin) bool { return p.Name == name })
+		if i < 0 {
+			i = len(a.cfg.Plugins)
+			a.cfg.Plugins = append(a.cfg.Plugins, config.Plugin{Name: name})
+		}
+		a.cfg.Plugins[i].Listen = append(a.cfg.Plugins[i].Listen, l)
+	}
+	return nil
+}
+
+func (a *agent) startPlugin(ctx context.Context, p config.Plugin) error {
+	return a.plugins.Start(ctx, supervisor.Spec{
+		Name: p.Name, Config: p.Config, Where: p.Range, User: p.User, Threads: p.Threads, PoolBytes: p.PoolBytes,
+		RingEntries: p.RingEntries, Listeners: a.listenersOf(p),
+	})
+}
+
+// listenersOf names a plugin's access points; a URL keeps its name for life.
+func (a *agent) listenersOf(p config.Plugin) []*proto.Listener {
+	var out []*proto.Listener
+	for _, l := range p.Listen {
+		out = append(out, &proto.Listener{Url: l, AccessPointId: a.node.Name + "/" + l})
+	}
+	return out
+}
+
+// pluginChanged hears of every change of a plugin's state; it only notes it.
+func (a *agent) pluginChanged(s supervisor.Status) {
+	if s.State == supervisor.StateWaiting || s.State == supervisor.StateRefused {
+		a.event(meta.Warning, "plugin-"+s.State.String(), s.Entry.Name, s.Reason)
+	}
+	if s.State == supervisor.StateRunning && s.Restarts > 0 {
+		a.event(meta.Info, "plugin-running", s.Entry.Name, fmt.Sprintf("pid %d, restart %d", s.PID, s.Restarts))
+	}
+	select {
+	case a.republish <- struct{}{}:
+	default:
+	}
+}
+
+// Listeners implements admin.Agent.
+func (a *agent) Listeners() []admin.Access {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := []admin.Access{}
+	for _, p := range a.cfg.Plugins {
+		st, err := a.plugins.Status(p.Name)
+		for _, l := range p.Listen {
+			x := admin.Access{ID: a.node.Name + "/" + l, Plugin: p.Name, URL: l, State: "plugin " + st.State.String()}
+			if err != nil {
+				x.State = err.Error()
+			}
+			for _, s := range st.Listeners {
+				if s.AccessPointId != x.ID || st.State != supervisor.StateRunning {
+					continue
+				}
+				if s.Error != "" {
+					x.State = s.Error
+				} else {
+					x.State, x.URL = "up", s.Url
+				}
+			}
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// publish tells Meta this node's access points, again whenever a plugin or an
+// address changes. It ends with ctx.
+func (a *agent) publish(ctx context.Context) {
+	for {
+		select {
+		case <-a.republish:
+		case <-a.addresses.Changes():
+		case <-ctx.Done():
+			return
+		}
+		if err := a.publishOnce(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("access points could not be published", "error", err)
+		}
+	}
+}
+
+func (a *agent) publishOnce(ctx context.Context) error {
+	var points []meta.AccessPoint
+	for _, l := range a.Listeners() {
+		p := meta.AccessPoint{ID: l.ID, URL: l.URL, Up: l.State == "up"}
+		if !p.Up {
+			p.Reason = l.State
+		} else {
+			p.Up, p.Reason = a.addresses.Listener(l.URL)
+		}
+		points = append(points, p)
+	}
+	_, err := a.meta.PublishAccessPoints(ctx, a.session, points)
+	return err
+}
+
+// reloadPlugins applies changed plugin blocks.
+func (a *agent) reloadPlugins(ctx context.Context, old, c *config.Config, r *admin.ReloadReport) {
+	for _, p := range c.Plugins {
+		i := slices.IndexFunc(old.Plugins, func(o config.Plugin) bool { return o.Name == p.Name })
+		if i < 0 {
+			if err := a.startPlugin(ctx, p); err != nil {
+				r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
+			} else {
+				r.Applied = append(r.Applied, "plugin "+p.Name+" started")
+			}
+			continue
+		}
+		a.reloadPlugin(ctx, old.Plugins[i], p, r)
+	}
+	for _, o := range old.Plugins {
+		if slices.ContainsFunc(c.Plugins, func(p config.Plugin) bool { return p.Name == o.Name }) {
+			continue
+		}
+		if err := a.plugins.Stop(ctx, o.Name); err != nil {
+			r.NotApplied = append(r.NotApplied, fmt.Sprintf("plugin %s: %v", o.Name, err))
+		} else {
+			r.Applied = append(r.Applied, "plugin "+o.Name+" stopped")
+		}
+	}
+}
+
+func (a *agent) reloadPlugin(ctx context.Context, old, p config.Plugin, r *admin.ReloadReport) {
+	if !reflect.DeepEqual(old.Listen, p.Listen) {
+		states, err := a.plugins.SetListeners(ctx, p.Name, a.listenersOf(p))
+		for _, s := range states {
+			if s.Error != "" {
+				err = errors.Join(err, fmt.Errorf("%s: %s", s.Url, s.Error))
+			}
+		}
+		if err != nil {
+			r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
+		} else {
+			r.Applied = append(r.Applied, "plugin "+p.Name+" listens as the file says")
+		}
+	}
+	if old.Threads != p.Threads || old.PoolBytes != p.PoolBytes || old.RingEntries != p.RingEntries || old.User != p.User {
+		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: threads, pool, ring_entries and user of plugin %s are taken over at the agent's next start", p.Pos, p.Name))
+	}
+	restart, err := a.plugins.Reconfigure(ctx, p.Name, p.Config, p.Range)
+	switch {
+	case err != nil:
+		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
+	case restart:
+		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: the config of plugin %s is taken over by: mooring plugin restart %s", p.Pos, p.Name, p.Name))
+	}
+}

@@ -1,0 +1,244 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/mooring-io/mooring/core/admin"
+	"github.com/mooring-io/mooring/core/config"
+	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/core/vfs"
+)
+
+// openStore is an extent store that this node has open.
+type openStore struct {
+	name  string
+	path  string
+	media string
+	life  uint64 // Meta's incarnation
+	store *extent.Store
+}
+
+// openStores opens the configured stores and those that were added by hand.
+func (a *agent) openStores(ctx context.Context, undo *stack) error {
+	undo.push(a.closeStores)
+	list := slices.Clone(a.cfg.Stores)
+	known, err := a.meta.Stores(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range known {
+		if s.Node == a.node.ID && s.Path != "" && !slices.ContainsFunc(list, func(c config.Store) bool { return c.Name == s.Name }) {
+			list = append(list, config.Store{Name: s.Name, Path: s.Path, Media: s.Media})
+		}
+	}
+	for _, c := range list {
+		if err := a.openStore(ctx, c); err != nil {
+			return fmt.Errorf("store %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+func (a *agent) openStore(ctx context.Context, c config.Store) error {
+	s, err := extent.Open(ctx, extent.Options{
+		FS: vfs.NewOS(), Queue: a.queue, Dir: c.Path, ClusterID: a.meta.Cluster().ID, ExtentSize: a.meta.Cluster().ExtentBytes,
+		Capacity: c.Capacity, Logger: a.log.Named("store").With("store", c.Name),
+	})
+	if err != nil {
+		return err
+	}
+	id, _ := s.Identity()
+	st, lost, err := a.meta.StartStore(ctx, a.session, meta.StoreStart{
+		ID: id, Name: c.Name, Path: c.Path, Media: c.Media, Capacity: s.Usage().Capacity, BootID: bootID(),
+	})
+	if err == nil {
+		err = a.access.AddStore(ctx, s)
+	}
+	if err != nil {
+		return errors.Join(err, s.Close(ctx))
+	}
+	for _, v := range lost {
+		a.log.Warn("the machine lost power: unflushed writes of a volatile volume may be lost; the next flush of each host fails", "volume", v.String())
+		a.event(meta.Warning, "writes-lost", v.String(), "the machine lost power; unflushed writes may be lost")
+	}
+	a.mu.Lock()
+	a.stores = append(a.stores, &openStore{name: c.Name, path: c.Path, media: c.Media, life: st.Incarnation, store: s})
+	a.mu.Unlock()
+	if !s.Stats().DataFileDirect {
+		a.log.Info("the file system has no O_DIRECT; the page cache is used", "store", c.Name, "path", c.Path)
+	}
+	return nil
+}
+
+func (a *agent) closeStores() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	a.mu.Lock()
+	stores := a.stores
+	a.stores = nil
+	a.mu.Unlock()
+	var errs []error
+	for _, s := range stores {
+		id, _ := s.store.Identity()
+		err := s.store.Close(ctx)
+		if err == nil {
+			err = a.meta.StopStore(ctx, id, s.life)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// bootID names this boot of the machine: what was not flushed before another one is gone.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func (a *agent) openedStores() []*openStore {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.stores)
+}
+
+// used is how many bytes each volume has on this node's disks.
+func (a *agent) used() map[uuid.UUID]int64 {
+	out := map[uuid.UUID]int64{}
+	for _, s := range a.openedStores() {
+		for v, n := range s.store.Usage().Volumes {
+			out[v] += n
+		}
+	}
+	return out
+}
+
+// Stores implements admin.Agent.
+func (a *agent) Stores(ctx context.Context) ([]admin.Store, error) {
+	known, err := a.meta.Stores(ctx)
+	if err != nil {
+		return nil, err
+	}
+	vols, err := a.meta.Volumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var promised int64
+	for _, v := range vols {
+		promised += v.Bytes
+	}
+	out := []admin.Store{}
+	for _, s := range a.openedStores() {
+		id, life := s.store.Identity()
+		u := s.store.Usage()
+		o := admin.Store{
+			Name: s.name, ID: id.String(), Path: s.path, Media: s.media, State: "active", Incarnation: life,
+			Capacity: u.Capacity, Allocated: u.Allocated, Used: u.Used, Free: u.Free, Promised: promised, Extents: u.Extents,
+			Direct: s.store.Stats().DataFileDirect,
+		}
+		for _, k := range known {
+			if k.ID == id {
+				o.State = string(k.State)
+			}
+		}
+		if err := s.store.Err(); err != nil {
+			o.State = "failed: " + err.Error()
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+func (a *agent) findStore(name string) (*openStore, uuid.UUID, error) {
+	for _, s := range a.openedStores() {
+		if s.name == name {
+			id, _ := s.store.Identity()
+			return s, id, nil
+		}
+	}
+	return nil, uuid.Nil, fmt.Errorf("store %s: %w", name, meta.ErrNotFound)
+}
+
+// AddStore implements admin.Agent.
+func (a *agent) AddStore(ctx context.Context, in admin.StoreAdd) (admin.Store, error) {
+	switch {
+	case !config.ValidName(in.Name):
+		return admin.Store{}, &meta.InvalidError{Field: "name", Want: fmt.Sprintf("1 to 63 letters, digits, '.', '_' or '-'; it is %q", in.Name)}
+	case !filepath.IsAbs(in.Path):
+		return admin.Store{}, &meta.InvalidError{Field: "path", Want: fmt.Sprintf("an absolute path; it is %q", in.Path)}
+	}
+	if in.Media == "" {
+		in.Media = "ssd"
+	}
+	if s, _, err := a.findStore(in.Name); err == nil && s.path != in.Path {
+		return admin.Store{}, fmt.Errorf("store %s at %s: %w", in.Name, s.path, meta.ErrExists)
+	} else if err != nil {
+		if err := a.openStore(ctx, config.Store{Name: in.Name, Path: in.Path, Capacity: in.Capacity, Media: in.Media}); err != nil {
+			return admin.Store{}, err
+		}
+		a.event(meta.Info, "store-added", in.Name, in.Path)
+	}
+	all, err := a.Stores(ctx)
+	if i := slices.IndexFunc(all, func(s admin.Store) bool { return s.Name == in.Name }); i >= 0 {
+		return all[i], nil
+	}
+	return admin.Store{}, err
+}
+
+// DrainStore implements admin.Agent.
+func (a *agent) DrainStore(ctx context.Context, name string) error {
+	_, id, err := a.findStore(name)
+	if err != nil {
+		return err
+	}
+	if err := a.meta.SetStoreState(ctx, id, meta.StoreDraining, "drained by the operator"); err != nil {
+		return err
+	}
+	a.event(meta.Info, "store-draining", name, "it gets no new extents")
+	return nil
+}
+
+// RemoveStore implements admin.Agent. A store that holds extents stays: on one node
+// there is nowhere to move them.
+func (a *agent) RemoveStore(ctx context.Context, name string) error {
+	s, id, err := a.findStore(name)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	i := slices.IndexFunc(a.cfg.Stores, func(c config.Store) bool { return c.Name == name })
+	var by *meta.Managed
+	if i >= 0 && a.cfg.Stores[i].Line > 0 {
+		by = &meta.Managed{File: a.cfg.Stores[i].File, Line: a.cfg.Stores[i].Line}
+	}
+	a.mu.Unlock()
+	if by != nil {
+		return &meta.ManagedError{What: "store " + name, Managed: *by}
+	}
+	u := s.store.Usage()
+	if u.Extents > 0 {
+		return &meta.InUseError{What: "store " + name, Users: []string{fmt.Sprintf("%d extents", u.Extents)}}
+	}
+	if err := a.meta.RemoveStore(ctx, id); err != nil {
+		return err
+	}
+	if err := a.access.RemoveStore(ctx, s.store); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.stores = slices.DeleteFunc(a.stores, func(o *openStore) bool { return o == s })
+	a.mu.Unlock()
+	a.event(meta.Info, "store-removed", name, "")
+	return s.store.Close(ctx)
+}

@@ -1,0 +1,274 @@
+package association
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mooring-io/mooring/core/access"
+	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/sdk/proto"
+)
+
+// association is one host's association with one subsystem at one access point: in
+// NVMe, a controller and its queues.
+type association struct {
+	id          uint64
+	life        *life
+	host        access.Host
+	subsystem   string
+	accessPoint string
+	peer        string
+	controller  uint16
+	since       time.Time
+
+	mu     sync.Mutex
+	grants map[meta.NSID]*grant // guarded by mu
+	ended  bool                 // guarded by mu
+}
+
+// grant is one namespace of an association.
+type grant struct {
+	volume  *access.Volume
+	id      [16]byte // of the volume
+	handle  access.Handle
+	state   proto.AnaState
+	changes uint64 // how often state changed
+	epoch   meta.PathEpoch
+}
+
+// grantsNow is what the plugin is told.
+func (a *association) grantsNow() *proto.Grants {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := &proto.Grants{Association: a.id}
+	for nsid, g := range a.grants {
+		out.Grants = append(out.Grants, &proto.Grant{
+			Nsid: uint32(nsid), Handle: g.handle.Index, HandleGeneration: g.handle.Generation,
+			AnaState: g.state, AnaChangeCount: g.changes, PathEpoch: uint64(g.epoch),
+		})
+	}
+	slices.SortFunc(out.Grants, func(x, y *proto.Grant) int { return int(x.Nsid) - int(y.Nsid) })
+	return out
+}
+
+// refused is an association that is not to be.
+type refused struct {
+	result proto.AssociateResult
+	text   string
+}
+
+func (e *refused) Error() string { return e.text }
+
+// Associate implements proto.CoreServer.
+func (l *life) Associate(ctx context.Context, r *proto.AssociateRequest) (*proto.AssociateResponse, error) {
+	a, err := l.service.begin(ctx, l, r)
+	var no *refused
+	if errors.As(err, &no) {
+		return &proto.AssociateResponse{Result: no.result, Message: no.text}, nil
+	}
+	if err != nil {
+		l.service.log.Warn("association refused", "host", r.GetHost().GetName(), "subsystem", r.Subsystem, "error", err)
+		return &proto.AssociateResponse{Result: proto.AssociateResult_ASSOCIATE_NOT_READY, Message: err.Error()}, nil
+	}
+	return &proto.AssociateResponse{Association: a.id, ControllerId: uint32(a.controller), Grants: a.grantsNow()}, nil
+}
+
+func hostOf(h *proto.HostIdentity) (access.Host, error) {
+	out := access.Host{Name: h.GetName()}
+	switch h.GetProtocol() {
+	case proto.Protocol_PROTOCOL_NVME:
+		out.Protocol = meta.NVMe
+		if len(h.HostId) != len(out.ID) {
+			return out, fmt.Errorf("the host identifier has %d bytes, not %d", len(h.HostId), len(out.ID))
+		}
+		copy(out.ID[:], h.HostId)
+	case proto.Protocol_PROTOCOL_ISCSI:
+		out.Protocol = meta.ISCSI
+	default:
+		return out, fmt.Errorf("protocol %v is unknown", h.GetProtocol())
+	}
+	return out, nil
+}
+
+// begin makes an association: who the host was before at this access point is ended
+// and drained first.
+func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest) (*association, error) {
+	host, err := hostOf(r.Host)
+	if err != nil {
+		return nil, err
+	}
+	sub, err := s.Meta.Subsystem(ctx, r.Subsystem)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, &refused{proto.AssociateResult_ASSOCIATE_NO_SUBSYSTEM, "there is no such subsystem"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if host.Protocol == meta.NVMe && !sub.Allows(host.Name) {
+		return nil, &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, "the host is not allowed: mooring host allow " + sub.NQN + " " + host.Name}
+	}
+	lock := s.pairLock(pair{host, sub.NQN})
+	lock.Lock()
+	defer lock.Unlock()
+	for _, old := range s.of(host, sub.NQN) {
+		if old.accessPoint == r.AccessPointId {
+			if err := s.endLocked(ctx, old, false, "the host began a new association"); err != nil {
+				return nil, err
+			}
+		}
+	}
+	a := &association{
+		life: l, host: host, subsystem: sub.NQN, accessPoint: r.AccessPointId, peer: r.Peer, since: time.Now(), grants: map[meta.NSID]*grant{},
+	}
+	if err := s.number(a, r.ControllerId); err != nil {
+		return nil, err
+	}
+	if err := s.admit(ctx, a); err != nil {
+		s.forget(a)
+		return nil, err
+	}
+	s.Journal.Record(meta.Event{
+		Severity: meta.Info, Kind: "host-connected", Object: host.Name, Message: fmt.Sprintf("to %s as controller %d from %s", sub.NQN, a.controller, a.peer),
+	})
+	return a, nil
+}
+
+// admit records the association with Meta and grants its namespaces.
+func (s *Service) admit(ctx context.Context, a *association) error {
+	raised, err := s.Meta.BeginAssociation(ctx, s.Session, a.subsystem, a.host, meta.OpenAssociation{
+		ID: a.id, AccessPoint: a.accessPoint, Controller: a.controller, Peer: a.peer,
+	})
+	if errors.Is(err, meta.ErrInvalid) {
+		return &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, err.Error()}
+	}
+	if errors.Is(err, meta.ErrInUse) {
+		return &refused{proto.AssociateResult_ASSOCIATE_BUSY, err.Error()}
+	}
+	if err != nil {
+		return err
+	}
+	v, err := s.read(ctx)
+	if err == nil {
+		_, err = s.settle(ctx, a, v)
+	}
+	if err != nil {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		return errors.Join(err, s.withdraw(end, a, true))
+	}
+	s.mu.Lock()
+	_, alive := s.lives[a.life]
+	if alive {
+		s.assocs[a.id] = a
+	}
+	s.mu.Unlock()
+	if !alive {
+		return errors.Join(errors.New("the plugin has died"), s.withdraw(context.WithoutCancel(ctx), a, true))
+	}
+	if raised {
+		// The host's other associations hold an epoch that is too low now; they are
+		// told the new one.
+		s.nudge()
+	}
+	return nil
+}
+
+// number gives a its identifier and controller ID.
+func (s *Service) number(a *association, want uint32) error {
+	if want != 0xFFFF && want != 0 {
+		if want > 0xFFFF || !s.ids.Claim(a.subsystem, uint16(want)) {
+			return &refused{proto.AssociateResult_ASSOCIATE_BAD_CONTROLLER, fmt.Sprintf("controller ID %d is not to be had here", want)}
+		}
+		a.controller = uint16(want)
+	} else {
+		id, ok := s.ids.Take(a.subsystem)
+		if !ok {
+			return &refused{proto.AssociateResult_ASSOCIATE_BUSY, "all controllers that the subsystem may have on this node are in use"}
+		}
+		a.controller = id
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastID++
+	a.id = s.lastID
+	return nil
+}
+
+func (s *Service) forget(a *association) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.assocs, a.id)
+	s.ids.Give(a.subsystem, a.controller)
+}
+
+// of lists the living associations of a host with a subsystem.
+func (s *Service) of(h access.Host, nqn string) []*association {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*association
+	for _, a := range s.assocs {
+		if a.host == h && a.subsystem == nqn {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// Dissociate implements proto.CoreServer.
+func (l *life) Dissociate(ctx context.Context, r *proto.DissociateRequest) (*proto.DissociateResponse, error) {
+	a, err := l.service.lookup(l, r.Association)
+	if err != nil {
+		return &proto.DissociateResponse{}, nil // ended already
+	}
+	return &proto.DissociateResponse{}, l.service.end(ctx, a, r.Clean, "")
+}
+
+// end ends an association and returns when nothing of it is under way. With a
+// reason, the plugin is told.
+func (s *Service) end(ctx context.Context, a *association, clean bool, reason string) error {
+	lock := s.pairLock(pair{a.host, a.subsystem})
+	lock.Lock()
+	defer lock.Unlock()
+	return s.endLocked(ctx, a, clean, reason)
+}
+
+func (s *Service) endLocked(ctx context.Context, a *association, clean bool, reason string) error {
+	a.mu.Lock()
+	ended := a.ended
+	a.ended = true
+	a.mu.Unlock()
+	if ended {
+		return nil
+	}
+	err := s.withdraw(ctx, a, clean)
+	s.forget(a)
+	if reason != "" {
+		a.life.tell(&proto.Update{Update: &proto.Update_End{End: &proto.AssociationEnd{Association: a.id, Reason: reason}}})
+	}
+	e := meta.Event{Severity: meta.Info, Kind: "host-disconnected", Object: a.host.Name, Message: "from " + a.subsystem}
+	if !clean {
+		e.Severity, e.Kind = meta.Warning, "host-lost"
+	}
+	s.Journal.Record(e)
+	return err
+}
+
+// withdraw takes an association's handles, waits for what is under way, and tells Meta.
+func (s *Service) withdraw(ctx context.Context, a *association, clean bool) error {
+	a.mu.Lock()
+	var handles []access.Handle
+	for _, g := range a.grants {
+		handles = append(handles, g.handle)
+	}
+	a.grants = map[meta.NSID]*grant{}
+	a.mu.Unlock()
+	err := a.life.client.Revoke(ctx, handles...)
+	if errors.Is(err, access.ErrStopped) {
+		err = nil
+	}
+	return errors.Join(err, s.Meta.EndAssociation(ctx, s.Session, a.subsystem, a.host, a.id, clean))
+}

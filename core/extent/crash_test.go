@@ -461,7 +461,7 @@ func (w *world) interval(m *modelExtent, block uint32, got, low, n uint64) (from
 func TestCrash(t *testing.T) {
 	seed := testSeed(t)
 	worlds, perWorld := 100, 40
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		worlds = 15
 	}
 	points := 0

@@ -14,9 +14,7 @@ import (
 	"github.com/mooring-io/mooring/core/vfs"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m) }
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // small is a store of a few MiB with Badger, on real files.
 func small() Options {

@@ -84,8 +84,9 @@ type Plugin struct {
 	Threads     int
 	PoolBytes   int64 // per thread
 	RingEntries int
-	User        string   // "" chooses an unprivileged one when the agent is root
-	Config      hcl.Body // the config block, for the plugin's own schema; nil if absent
+	User        string    // "" chooses an unprivileged one when the agent is root
+	Range       hcl.Range // of the block, for what is missing in it
+	Config      hcl.Body  // the config block, for the plugin's own schema; nil if absent
 }
 
 // Tenant owns volumes and subsystems.
@@ -412,7 +413,7 @@ func (r *reader) plugins(in *file, c *Config) {
 		names.add(p.Name, p.Range)
 		out := Plugin{
 			Pos: pos(p.Range), Name: p.Name, Listen: p.Listen, Threads: orDefault(p.Threads, 1),
-			PoolBytes: r.size(p.Range, "pool", p.Pool, 64<<20), RingEntries: orDefault(p.RingEntries, 4096), User: p.User,
+			PoolBytes: r.size(p.Range, "pool", p.Pool, 64<<20), RingEntries: orDefault(p.RingEntries, 4096), User: p.User, Range: p.Range,
 		}
 		for _, l := range p.Listen {
 			if u, err := url.Parse(l); err != nil || u.Scheme == "" || u.Host == "" || u.Port() == "" {

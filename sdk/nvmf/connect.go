@@ -229,6 +229,8 @@ func (q *Queue) joined(n *connecting, ct *Controller, v *view, bad nvme.InvalidP
 func (q *Queue) connected(n *connecting) {
 	if q.state == queueConnecting {
 		q.state = queueLive
+		q.ticking = true
+		q.timer.Reset(q.target.limits.DataTimeout / 2)
 	}
 	q.log = q.ctrl.log.With("queue", uint16(q.id), "peer", q.info.Peer)
 	q.entries = int(n.cmd.Entries)

@@ -39,6 +39,8 @@ const (
 	JournalEvents = 4096 // kept per node; older ones are forgotten
 	journalQueue  = 1024 // waiting to be written; more are dropped and counted
 	journalBatch  = 60
+	// journalPatience is how long a batch may take to write.
+	journalPatience = 5 * time.Second
 )
 
 // Journal writes a node's events. Recording never blocks and never fails: what
@@ -90,18 +92,17 @@ func (j *Journal) Record(e Event) {
 
 func (j *Journal) write(ctx context.Context) {
 	for {
+		var batch []Event
 		select {
 		case <-ctx.Done():
 			// What was recorded before Close is written.
-			for batch := j.more(nil); len(batch) > 0; batch = j.more(nil) {
-				late, cancel := context.WithTimeout(context.Background(), time.Second)
-				j.commit(late, batch)
-				cancel()
+			if batch = j.more(nil); len(batch) == 0 {
+				return
 			}
-			return
 		case e := <-j.queue:
-			j.commit(ctx, j.more([]Event{e}))
+			batch = j.more([]Event{e})
 		}
+		j.commit(batch)
 	}
 }
 
@@ -118,7 +119,9 @@ func (j *Journal) more(batch []Event) []Event {
 	return batch
 }
 
-func (j *Journal) commit(ctx context.Context, batch []Event) {
+func (j *Journal) commit(batch []Event) {
+	ctx, cancel := context.WithTimeout(context.Background(), journalPatience)
+	defer cancel()
 	var x txn
 	for _, e := range batch {
 		j.seq++

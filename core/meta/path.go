@@ -15,11 +15,16 @@ import (
 // namespace: whoever drives its extents refuses commands of a lower one.
 type PathEpoch uint64
 
-// PathKey is a host and a namespace.
+// PathKey is a host, by protocol and name alone, and a namespace.
 type PathKey struct {
 	Host      HostID `json:"host"`
 	Subsystem string `json:"subsystem"`
 	NSID      NSID   `json:"nsid"`
+}
+
+// NewPathKey returns the key of a host's namespace.
+func NewPathKey(h HostID, nqn string, id NSID) PathKey {
+	return PathKey{Host: HostID{Protocol: h.Protocol, Name: h.Name}, Subsystem: nqn, NSID: id}
 }
 
 func (k PathKey) String() string {
@@ -76,6 +81,11 @@ func (m *Meta) associations(ctx context.Context, nqn string, h HostID) (Associat
 	}
 	a.revision = rev
 	return a, err
+}
+
+// HostAssociations returns what a host has with a subsystem; it may be nothing.
+func (m *Meta) HostAssociations(ctx context.Context, nqn string, h HostID) (Associations, error) {
+	return m.associations(ctx, nqn, h)
 }
 
 // Associations returns what every host has with a subsystem.
@@ -231,6 +241,7 @@ func (m *Meta) SetPath(ctx context.Context, expect PathEpoch, want Path) (Path, 
 	if len(want.NonOptimized) > MaxNonOptimized || slices.Contains(want.NonOptimized, want.Optimized) {
 		return want, invalid("path", "at most %d non-optimized access points besides the optimized one", MaxNonOptimized)
 	}
+	want.Key = NewPathKey(want.Key.Host, want.Key.Subsystem, want.Key.NSID)
 	var out Path
 	err := m.retry(ctx, func(x *txn) error {
 		n, nrev, err := load[Namespace](ctx, m, keyNamespace(want.Key.Subsystem, want.Key.NSID))

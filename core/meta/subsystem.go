@@ -227,7 +227,11 @@ func (m *Meta) changeSubsystem(ctx context.Context, nqn string, fn func(x *txn, 
 		if out = next; same(next, old) && len(x.Put)+len(x.Delete) == 0 {
 			return nil
 		}
-		next.Generation++
+		quiet := next
+		quiet.Managed = old.Managed
+		if !same(quiet, old) || len(x.Put)+len(x.Delete) > 0 {
+			next.Generation++ // hosts can tell the difference
+		}
 		out = next
 		x.update(keySubsystem(nqn), rev, next)
 		return nil
@@ -407,7 +411,7 @@ func (m *Meta) DetachNamespace(ctx context.Context, nqn string, id NSID) error {
 			}
 			removed := 0
 			for _, a := range all {
-				key := PathKey{Host: a.Host, Subsystem: nqn, NSID: id}
+				key := NewPathKey(a.Host, nqn, id)
 				p, prev, err := load[Path](ctx, m, keyPath(key))
 				if isNotFound(err) {
 					continue
@@ -452,7 +456,7 @@ func (m *Meta) SetVisibility(ctx context.Context, nqn string, id NSID, hostNQNs 
 }
 
 func (m *Meta) setNamespace(ctx context.Context, nqn string, id NSID, fn func(*Namespace) error) error {
-	_, err := m.changeSubsystem(ctx, nqn, func(x *txn, _ *Subsystem) error {
+	_, err := m.changeSubsystem(ctx, nqn, func(x *txn, s *Subsystem) error {
 		old, rev, err := load[Namespace](ctx, m, keyNamespace(nqn, id))
 		if err != nil {
 			return fmt.Errorf("subsystem %s namespace %d: %w", nqn, id, err)
@@ -461,8 +465,12 @@ func (m *Meta) setNamespace(ctx context.Context, nqn string, id NSID, fn func(*N
 		if err := fn(&next); err != nil {
 			return err
 		}
-		if !same(next, old) {
-			x.update(keyNamespace(nqn, id), rev, next)
+		if same(next, old) {
+			return nil
+		}
+		x.update(keyNamespace(nqn, id), rev, next)
+		if slices.Equal(next.VisibleTo, old.VisibleTo) {
+			s.Generation-- // hosts see no difference
 		}
 		return nil
 	})

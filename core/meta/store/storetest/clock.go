@@ -45,6 +45,13 @@ func (c *Clock) AfterFunc(d time.Duration, fn func()) func() bool {
 	}
 }
 
+// Timers is how many timers are set.
+func (c *Clock) Timers() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.timers)
+}
+
 // Advance moves the clock by d and runs the timers that are due, in order of time.
 func (c *Clock) Advance(d time.Duration) {
 	c.mu.Lock()

@@ -110,7 +110,10 @@ func (h *Hub) serve(ctx context.Context, w *watcher, out chan<- store.Hint) {
 		case <-w.wake:
 		}
 		// What comes while the consumer is busy is merged into the next hint.
-		hint := w.take()
+		hint, news := w.take()
+		if !news {
+			continue // it was part of the hint before
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -121,16 +124,18 @@ func (h *Hub) serve(ctx context.Context, w *watcher, out chan<- store.Hint) {
 	}
 }
 
-func (w *watcher) take() store.Hint {
+// take returns what was gathered, and whether that is anything.
+func (w *watcher) take() (store.Hint, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var hint store.Hint
 	if !w.any {
 		hint.Keys = slices.Sorted(maps.Keys(w.keys))
 	}
+	news := w.any || len(hint.Keys) > 0
 	w.any = false
 	clear(w.keys)
-	return hint
+	return hint, news
 }
 
 // Notify tells the watchers that these keys changed.

@@ -33,9 +33,11 @@ type rig struct {
 	s     *Store
 }
 
-func newRig(tb testing.TB, dir string, o Options) *rig {
+func newRig(tb testing.TB, dir string, o Options) *rig { return newRigOn(tb, dir, o, vfs.QueueOptions{}) }
+
+func newRigOn(tb testing.TB, dir string, o Options, qo vfs.QueueOptions) *rig {
 	runtime.LockOSThread()
-	q, err := vfs.NewQueue(vfs.QueueOptions{})
+	q, err := vfs.NewQueue(qo)
 	if err != nil {
 		tb.Fatal(err)
 	}

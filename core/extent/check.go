@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/mooring-io/mooring/core/vfs"
@@ -116,6 +117,9 @@ func (s *Store) audit(report func(Problem)) {
 // CheckDir checks a store that no process has open, data checksums included. It writes nothing to the data file.
 func CheckDir(ctx context.Context, fsys vfs.FS, dir string, index IndexOpener, report func(Problem)) (err error) {
 	return offline(fsys, dir, index, func(d *disk, sb superblock, x Index) error {
+		if owner, err := x.Owner(); err != nil || owner != sb.store {
+			return errors.Join(err, fmt.Errorf("the index does not belong to this store; rebuild it: %w", ErrCorrupt))
+		}
 		m, err := d.load(sb, x, report)
 		if err != nil {
 			return err
@@ -178,6 +182,9 @@ func RebuildIndex(ctx context.Context, fsys vfs.FS, dir string, index IndexOpene
 		if err != nil {
 			return err
 		}
+		if err := x.Bind(uuid.Nil); err != nil {
+			return err
+		}
 		var stale []ID
 		if err := x.Load(func(r Record) error {
 			if _, ok := found[r.ID]; !ok {
@@ -203,7 +210,10 @@ func RebuildIndex(ctx context.Context, fsys vfs.FS, dir string, index IndexOpene
 				put = nil
 			}
 		}
-		return x.Update(put, nil)
+		if err := x.Update(put, nil); err != nil {
+			return err
+		}
+		return errors.Join(x.Bind(sb.store), fsys.SyncDir(dir)) // last: an index half rebuilt is not accepted
 	})
 }
 

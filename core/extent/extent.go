@@ -169,6 +169,10 @@ type Index interface {
 	Load(fn func(Record) error) error
 	// Update puts and removes records in one transaction; it is durable when it returns.
 	Update(put []Record, remove []ID) error
+	// Owner returns the store that the index was bound to, or uuid.Nil for a new index.
+	Owner() (uuid.UUID, error)
+	// Bind makes the index belong to a store; it is durable when it returns.
+	Bind(store uuid.UUID) error
 	Close() error
 }
 

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"sync"
 
+	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 )
 
@@ -11,6 +12,7 @@ import (
 type MemoryIndex struct {
 	mu      sync.Mutex
 	records map[ID]Record // guarded by mu
+	owner   uuid.UUID     // guarded by mu
 }
 
 // NewMemoryIndex returns an empty index.
@@ -25,7 +27,7 @@ func (m *MemoryIndex) Opener() IndexOpener {
 func (m *MemoryIndex) CrashClone() *MemoryIndex {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &MemoryIndex{records: maps.Clone(m.records)}
+	return &MemoryIndex{records: maps.Clone(m.records), owner: m.owner}
 }
 
 // Load implements Index.
@@ -50,6 +52,21 @@ func (m *MemoryIndex) Update(put []Record, remove []ID) error {
 	for _, id := range remove {
 		delete(m.records, id)
 	}
+	return nil
+}
+
+// Owner implements Index.
+func (m *MemoryIndex) Owner() (uuid.UUID, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.owner, nil
+}
+
+// Bind implements Index.
+func (m *MemoryIndex) Bind(store uuid.UUID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.owner = store
 	return nil
 }
 

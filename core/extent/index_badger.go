@@ -12,7 +12,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// The keys and values of the Badger index: 'e', volume, big-endian index -> version, state, ref, area, generation, checksum.
+// The keys and values of the Badger index: 'e', volume, big-endian index -> version, state, ref, area, generation, checksum;
+// and "store" -> the ID of the store that it belongs to.
 const (
 	badgerPrefix    = 'e'
 	badgerKeySize   = 1 + 16 + 4
@@ -96,6 +97,36 @@ func (x *badgerIndex) Update(put []Record, remove []ID) error {
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("update index: %w", err)
+	}
+	return nil
+}
+
+var badgerOwnerKey = []byte("store")
+
+func (x *badgerIndex) Owner() (owner uuid.UUID, err error) {
+	err = x.db.View(func(tx *badger.Txn) error {
+		item, err := tx.Get(badgerOwnerKey)
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return item.Value(func(v []byte) error {
+			owner, err = uuid.FromBytes(v)
+			return err
+		})
+	})
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("read the owner of the index: %w", err)
+	}
+	return owner, nil
+}
+
+func (x *badgerIndex) Bind(store uuid.UUID) error {
+	err := x.db.Update(func(tx *badger.Txn) error { return tx.Set(badgerOwnerKey, store[:]) })
+	if err != nil {
+		return fmt.Errorf("bind index: %w", err)
 	}
 	return nil
 }

@@ -549,6 +549,9 @@ func open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(own(sb, index), o.FS.SyncDir(o.Dir)); err != nil {
+		return nil, errors.Join(err, index.Close())
+	}
 	m, err := d.load(sb, index, func(p Problem) { o.Logger.Error("extent store is damaged", "problem", p.String()) })
 	if err == nil {
 		if err = ctx.Err(); err == nil {
@@ -568,6 +571,24 @@ func open(ctx context.Context, o Options) (_ *Store, err error) {
 		return nil, errors.Join(err, index.Close())
 	}
 	return s, nil
+}
+
+// own checks that index belongs to the store. A store that was opened before must find its index: with an empty one it would give the
+// space of all its extents away.
+func own(sb superblock, index Index) error {
+	owner, err := index.Owner()
+	switch {
+	case err != nil:
+		return err
+	case owner == sb.store:
+		return nil
+	case owner == uuid.Nil && sb.incarnation == 0:
+		return index.Bind(sb.store)
+	case owner == uuid.Nil:
+		return fmt.Errorf("the index is lost or was never finished; rebuild it from the data file: %w", ErrCorrupt)
+	default:
+		return fmt.Errorf("the index belongs to store %s, not %s: %w", owner, sb.store, ErrInvalid)
+	}
 }
 
 // settle makes what load found durable under a new incarnation: what was rejected can never come back.

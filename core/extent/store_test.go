@@ -188,6 +188,27 @@ func TestSecondOpenIsLockedOut(t *testing.T) {
 	}
 }
 
+func TestStoreOnWorkerThreads(t *testing.T) {
+	dir := t.TempDir()
+	for round := range byte(2) {
+		r := newRigOn(t, dir, small(), vfs.QueueOptions{Threads: true})
+		e := r.extent(1)
+		if round > 0 {
+			r.want(e, 100, pattern(20, 0))
+		}
+		for i := range uint32(50) {
+			if err := r.write(e, 100+i*4%200, pattern(20, round), i%2 == 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.write(e, 100, pattern(20, round), false); err != nil {
+			t.Fatal(err)
+		}
+		r.audit()
+		r.close()
+	}
+}
+
 // A full store refuses new blocks, and overwrites and frees go on.
 func TestFullStore(t *testing.T) {
 	r := newRig(t, t.TempDir(), small())
@@ -239,6 +260,11 @@ func TestRebuildIndex(t *testing.T) {
 	r.close()
 	if err := os.RemoveAll(filepath.Join(dir, indexName)); err != nil {
 		t.Fatal(err)
+	}
+	o := small()
+	o.FS, o.Queue, o.Dir = vfs.NewOS(), vfs.NewSim(1).Queue(), dir
+	if _, err := Open(ctx, o); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("open without the index: %v, want ErrCorrupt", err)
 	}
 	if err := RebuildIndex(ctx, vfs.NewOS(), dir, nil); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ const (
 	maxInCapsule        = 64 << 10
 	maxConnectionsBound = 65_536
 	minHandshake        = 100 * time.Millisecond
+	maxQueueDepth       = 32_768 // so that transfer tags, of 16 bits, suffice
 )
 
 // Config is the plugin's config block.
@@ -95,7 +96,7 @@ func (c Config) check() error {
 	between("max_connections", c.MaxConnections, 2, maxConnectionsBound)
 	between("in_capsule_bytes", c.InCapsuleBytes, minInCapsule, maxInCapsule)
 	between("max_io_queues", c.MaxIOQueues, 1, 65_535)
-	between("queue_depth", c.QueueDepth, 2, 65_536)
+	between("queue_depth", c.QueueDepth, 2, maxQueueDepth)
 	if c.InCapsuleBytes%16 != 0 {
 		errs = append(errs, &sdk.AttributeError{
 			Attribute: "in_capsule_bytes", Message: fmt.Sprintf("%d is not a multiple of 16", c.InCapsuleBytes),

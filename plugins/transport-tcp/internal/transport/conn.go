@@ -173,8 +173,12 @@ func (c *conn) begun(req nvmetcp.ICReq) {
 	c.queue = t.newQueue(c)
 }
 
-// wantFlush has the output sent at the end of the turn.
+// wantFlush has the output sent at the end of the turn, or when the socket has room again.
 func (c *conn) wantFlush() {
+	if c.blocked && !c.paused && c.send.backlog() > maxBacklog {
+		c.paused = true
+		c.interest(unix.EPOLLOUT)
+	}
 	if !c.dirty && !c.blocked {
 		c.dirty = true
 		c.worker.dirty = append(c.worker.dirty, c)

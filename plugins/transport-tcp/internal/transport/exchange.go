@@ -152,8 +152,8 @@ func (ex *exchange) request() {
 	c.wantFlush()
 }
 
-// newR2T enters an R2T of size bytes and returns its tag. The front end bounds the commands of a
-// queue to 65,536 and r2tsPerConnection the rest, so that a tag is free.
+// newR2T enters an R2T of size bytes and returns its tag. maxQueueDepth bounds the commands of a
+// queue and r2tsPerConnection what is above one for each, so that a tag is free.
 func (c *conn) newR2T(ex *exchange, size int) nvmetcp.TransferTag {
 	e := r2t{ex: ex, next: ex.asked, end: ex.asked + size}
 	if n := len(c.freeR2T); n > 0 {

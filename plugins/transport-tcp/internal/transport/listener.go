@@ -99,9 +99,17 @@ func spareFD() int {
 
 // accept is called on thread 0 when the socket is readable.
 func (l *listener) accept(uint32) {
-	for range acceptBatch {
+	t := l.transport
+	for i := range acceptBatch {
+		full := int(t.connections.Load()) >= t.config().MaxConnections
+		if full && i > 0 {
+			return // those of this turn may yet take the place of half-open ones
+		}
 		fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch {
+		case err == nil && full:
+			t.counters.refused.Add(1)
+			_ = unix.Close(fd)
 		case err == nil:
 			l.assign(fd, sa)
 		case err == unix.EMFILE || err == unix.ENFILE:
@@ -111,7 +119,7 @@ func (l *listener) accept(uint32) {
 		case err == unix.EAGAIN:
 			return
 		default:
-			l.transport.logger.Warn("cannot accept a connection", "url", l.url, "error", err)
+			t.logger.Warn("cannot accept a connection", "url", l.url, "error", err)
 			return
 		}
 	}
@@ -131,11 +139,6 @@ func (l *listener) shed() {
 // assign gives a connection to the thread that has the fewest.
 func (l *listener) assign(fd int, sa unix.Sockaddr) {
 	t := l.transport
-	if int(t.connections.Load()) >= t.config().MaxConnections {
-		t.counters.refused.Add(1)
-		_ = unix.Close(fd)
-		return
-	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	w := t.workers[0]
 	for i := range t.workers { // begin behind the last one, so that equals take turns

@@ -50,7 +50,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	core, threads := blocktest.Start(t, o.Options)
 	r := &rig{t: t, core: core, threads: threads, volume: core.AddVolume(testVolume, 512)}
 	logger := hclog.NewNullLogger()
-	if testing.Verbose() {
+	if _, fuzz := t.(*testing.F); testing.Verbose() && !fuzz {
 		logger = hclog.New(&hclog.LoggerOptions{Output: testWriter{t}, Level: hclog.Debug})
 	}
 	target := nvmf.NewTarget(nvmf.Options{Core: newStubCore(r.volume.Handle()), Logger: logger, Limits: o.limits})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -46,8 +47,8 @@ func TestFullStack(t *testing.T) {
 		t.Run(fmt.Sprintf("%+v", o), func(t *testing.T) {
 			o.Queues = 3
 			c := r.connect(o)
-			if c.Queues() != 3 {
-				t.Fatalf("%d queues", c.Queues())
+			if want := 8192; c.Queues() != 3 || c.InCapsule() != want && !o.NoInCapsule {
+				t.Fatalf("%d queues, %d bytes in a capsule", c.Queues(), c.InCapsule())
 			}
 			ctx := testContext(t)
 			for i, n := range []int{512, 4096, 8192, 8704, 64 << 10, 132 << 10, 1 << 20} {
@@ -267,8 +268,8 @@ func TestH2CDataFaults(t *testing.T) {
 	r.healthy()
 }
 
-// writer makes an I/O queue and a write of n bytes that waits for its data.
-func (r *rig) writer(n int) (*raw, nvmetcp.R2T) {
+// ioQueue makes an I/O queue of 16 entries.
+func (r *rig) ioQueue(edit func(*nvmetcp.ICReq), attributes uint8) *raw {
 	r.t.Helper()
 	c := r.connect(nvmehost.Options{})
 	r.t.Cleanup(c.Abandon)
@@ -276,26 +277,109 @@ func (r *rig) writer(n int) (*raw, nvmetcp.R2T) {
 		r.t.Fatal(err)
 	}
 	h := r.dial()
-	l := &nvmetcp.Link{}
-	data := nvme.ConnectData{Controller: c.ID, SubsystemNQN: testNQN, HostNQN: testHost, HostID: nvme.HostID{9}}
-	data.HostID = c.HostID()
-	b := data.Append(nil)
-	cmd := nvme.Connect{CID: 1, Queue: 1, Entries: 16, SGL: nvme.InCapsule(0, uint32(len(b)))}.Command()
-	h.send(append(icreq(nil), capsule(l, cmd, b)...))
+	data := nvme.ConnectData{Controller: c.ID, SubsystemNQN: testNQN, HostNQN: testHost, HostID: c.HostID()}.Append(nil)
+	cmd := nvme.Connect{
+		CID: 1, Queue: 1, Entries: 16, Attributes: attributes, SGL: nvme.InCapsule(0, uint32(len(data))),
+	}.Command()
+	h.send(append(icreq(edit), capsule(&nvmetcp.Link{}, cmd, data)...))
 	h.expect(nvmetcp.TypeICResp)
-	if cqe := h.completion(); !cqe.Status().OK() {
-		r.t.Fatal(cqe.Status())
+	if st := h.completion().Status(); !st.OK() {
+		r.t.Fatal(st)
 	}
+	return h
+}
+
+// writeCommand writes n bytes at the beginning of the namespace, by R2T.
+func writeCommand(cid nvme.CommandID, n int) nvme.Command {
 	w := nvmehost.BlockCommand(nvme.IOWrite, 1, 0, nvme.BlockCount(n/512))
-	w.SetCID(5)
+	w.SetCID(cid)
 	w.SetPSDT(nvme.PSDTSGL)
 	w.SetSGL1(nvme.TransportSGL(uint32(n)))
-	h.send(capsule(l, w, nil))
+	return w
+}
+
+// writer makes an I/O queue and a write of n bytes that waits for its data.
+func (r *rig) writer(n int) (*raw, nvmetcp.R2T) {
+	r.t.Helper()
+	h := r.ioQueue(nil, 0)
+	h.send(capsule(&nvmetcp.Link{}, writeCommand(5, n), nil))
 	ask, _, _ := nvmetcp.ParseR2T(h.expect(nvmetcp.TypeR2T))
 	if ask.CCCID != 5 || ask.Offset != 0 || int(ask.Length) != n {
 		r.t.Fatalf("R2T %+v", ask)
 	}
 	return h, ask
+}
+
+// answer is the data that an R2T asks for.
+func answer(ask nvmetcp.R2T, data []byte) (b []byte) {
+	l := &nvmetcp.Link{}
+	for off, end := ask.Offset, ask.Offset+ask.Length; off < end; {
+		n := min(maxH2CData, end-off)
+		d := nvmetcp.Data{CCCID: ask.CCCID, TTAG: ask.TTAG, Offset: off, Length: n}
+		d.Type = nvmetcp.TypeH2CData
+		if off+n == end {
+			d.Flags = nvmetcp.FlagLast
+		}
+		b = append(l.AppendData(b, d), data[off:off+n]...)
+		off += n
+	}
+	return b
+}
+
+// As many R2Ts are outstanding as the host takes, and they may be answered in any order between
+// each other. TCP 3.3.2.2
+func TestSeveralR2Ts(t *testing.T) {
+	const length = 1 << 20
+	for _, tc := range []struct{ maxR2T, outstanding int }{{1, 1}, {2, 2}, {1 << 32, r2tsPerCommand}} {
+		t.Run(fmt.Sprint(tc.maxR2T), func(t *testing.T) {
+			r := newRig(t, rigOptions{})
+			h := r.ioQueue(func(q *nvmetcp.ICReq) { q.MaxR2T = uint64(tc.maxR2T) }, 0)
+			l := &nvmetcp.Link{}
+			h.send(capsule(l, writeCommand(5, length), nil))
+			want := pattern(length, tc.maxR2T)
+			var open []nvmetcp.R2T
+			for asked, sent := 0, 0; sent < length; {
+				for len(open) < tc.outstanding && asked < length {
+					ask, _, _ := nvmetcp.ParseR2T(h.expect(nvmetcp.TypeR2T))
+					if int(ask.Offset) != asked || ask.CCCID != 5 {
+						t.Fatalf("after %d bytes: %+v", asked, ask)
+					}
+					open = append(open, ask)
+					asked += int(ask.Length)
+				}
+				ask := open[len(open)-1] // the youngest first
+				open = open[:len(open)-1]
+				h.send(answer(ask, want))
+				sent += int(ask.Length)
+			}
+			if st := h.completion().Status(); !st.OK() {
+				t.Fatal(st)
+			}
+			got := make([]byte, length)
+			if _, err := r.volume.ReadAt(got, 0); err != nil || string(got) != string(want) {
+				t.Errorf("the volume has other data (%v)", err)
+			}
+		})
+	}
+}
+
+// Without SQ flow control a success is told by the last data. TCP 3.3.2.3
+func TestSuccessOptimization(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	for _, attributes := range []uint8{0, nvme.ConnectDisableSQFlow} {
+		h := r.ioQueue(nil, attributes)
+		c := nvmehost.BlockCommand(nvme.IORead, 1, 0, 8)
+		c.SetPSDT(nvme.PSDTSGL)
+		c.SetSGL1(nvme.TransportSGL(4096))
+		h.send(capsule(&nvmetcp.Link{}, c, nil))
+		d, _, _ := nvmetcp.ParseData(h.expect(nvmetcp.TypeC2HData))
+		if !d.Has(nvmetcp.FlagLast) || d.Has(nvmetcp.FlagSuccess) != (attributes != 0) {
+			t.Errorf("attributes %d: flags %x", attributes, d.Flags)
+		}
+		if attributes == 0 {
+			h.completion()
+		}
+	}
 }
 
 // A wrong header digest is fatal and reported as received; a wrong data digest fails the command.
@@ -459,9 +543,7 @@ func TestSlowHost(t *testing.T) {
 	r := newRig(t, rigOptions{Options: blocktest.Options{PoolBytes: 8 << 20}})
 	h, ask := r.writer(4096)
 	l := &nvmetcp.Link{}
-	d := nvmetcp.Data{CCCID: ask.CCCID, TTAG: ask.TTAG, Length: ask.Length}
-	d.Type, d.Flags = nvmetcp.TypeH2CData, nvmetcp.FlagLast
-	h.send(append(l.AppendData(nil, d), make([]byte, ask.Length)...))
+	h.send(answer(ask, make([]byte, ask.Length)))
 	h.completion()
 	var cmds []byte
 	const reads = 15
@@ -479,6 +561,126 @@ func TestSlowHost(t *testing.T) {
 		if st := h.completion().Status(); !st.OK() {
 			t.Fatal(st)
 		}
+	}
+}
+
+// A host that sends commands for ever and reads no response is not read any more after a while.
+func TestHostThatNeverReads(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	h := r.admin()
+	get := nvme.PropertyGet{Size: 4, Offset: nvme.PropertyCSTS}.Command()
+	var b []byte
+	for range 256 {
+		b = append(b, capsule(&nvmetcp.Link{}, get, nil)...)
+	}
+	sent := 0
+	for {
+		// The deadline only ends a write that is stuck for good.
+		h.conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		n, err := h.conn.Write(b)
+		sent += n
+		if err != nil {
+			break
+		}
+		if sent > 1<<30 {
+			t.Fatal("everything is taken")
+		}
+	}
+	w := r.transport.workers[0]
+	backlog, err := onThread(w.thread, func() (sum int) {
+		for c := range w.conns {
+			sum += cap(c.send.arena)
+		}
+		return sum
+	})
+	if err != nil || backlog > 4*maxBacklog {
+		t.Errorf("%d bytes wait (%v)", backlog, err)
+	}
+	r.healthy()
+	for range sent / nvmetcp.CapsuleCmdSize {
+		h.completion()
+	}
+}
+
+// Connecting and leaving very often leaves nothing behind.
+func TestTenThousandConnects(t *testing.T) {
+	n := 10_000
+	if testing.Short() {
+		n = 1000
+	}
+	r := newRig(t, rigOptions{})
+	r.healthy()
+	r.empty()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	connect, _ := conversation()
+	for i := range n {
+		conn, err := net.Dial("tcp", r.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Abortive, so that no thousands of sockets wait for the end of TIME-WAIT.
+		conn.(*net.TCPConn).SetLinger(0)
+		switch i % 4 {
+		case 0:
+			_, _ = conn.Write(connect[:i%len(connect)])
+		case 1:
+			_, _ = conn.Write(connect)
+		case 2:
+			_, _ = conn.Write(connect[:nvmetcp.ICSize])
+			_, _ = io.ReadFull(conn, make([]byte, nvmetcp.ICSize))
+		}
+		conn.Close()
+	}
+	r.healthy()
+	r.empty()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 4<<20 {
+		t.Errorf("the heap grew by %d bytes", grown)
+	}
+}
+
+// The discovery service lists the subsystem with this transport.
+func TestDiscovery(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	entries, err := nvmehost.Discover(testContext(t), r.address, nvmehost.Options{HostNQN: testHost})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(entries, func(e nvme.DiscoveryEntry) bool {
+		return e.NQN == testNQN && e.Transport == nvme.TransportTCP && e.Address == "127.0.0.1" && e.Service == "4420"
+	}) {
+		t.Errorf("entries %+v", entries)
+	}
+}
+
+// A host that keeps alive stays; one that falls silent is disconnected.
+func TestKeepAlive(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	c := r.connect(nvmehost.Options{KeepAlive: 400 * time.Millisecond})
+	defer c.Abandon()
+	l := &nvmetcp.Link{}
+	h := r.dial()
+	data := nvme.ConnectData{
+		HostID: nvme.HostID{2}, Controller: nvme.DynamicControllerID, SubsystemNQN: testNQN, HostNQN: testHost + "2",
+	}.Append(nil)
+	cmd := nvme.Connect{CID: 1, Entries: 32, KeepAlive: 400, SGL: nvme.InCapsule(0, uint32(len(data)))}.Command()
+	h.send(append(icreq(nil), capsule(l, cmd, data)...))
+	h.expect(nvmetcp.TypeICResp)
+	if st := h.completion().Status(); !st.OK() {
+		t.Fatal(st)
+	}
+	h.send(capsule(l, nvme.PropertySet{
+		CID: 2, Size: 4, Offset: nvme.PropertyCC, Value: uint64(nvme.MakeConfig(nvme.SelectNVM)),
+	}.Command(), nil))
+	h.completion()
+	if _, _, err := h.receive(); err != io.EOF {
+		t.Errorf("the silent host: %v", err)
+	}
+	if _, err := c.Property(testContext(t), nvme.PropertyCSTS); err != nil {
+		t.Errorf("the host that keeps alive: %v", err)
 	}
 }
 

@@ -281,13 +281,13 @@ func (ct *Controller) queueLost(q *Queue, busy bool) {
 	})
 }
 
-// detach hears that a queue is gone and drained.
-func (ct *Controller) detach(q *Queue) {
+// detach hears that a queue is gone and drained, and what it has counted.
+func (ct *Controller) detach(q *Queue, stats queueStats) {
 	if q == ct.admin {
 		ct.adminOff = true
 	} else if ct.queues[q.id] == q {
 		delete(ct.queues, q.id)
-		ct.pastStats.add(q.stats)
+		ct.pastStats.add(stats)
 	}
 	ct.checkQuiet()
 	ct.checkFinished()

@@ -42,7 +42,6 @@ type queueStats struct {
 	reads, writes         uint64 // commands
 	readBytes, writeBytes uint64
 	mediaErrors           uint64
-	errorsInFlight        int // error log entries on their way to the controller
 }
 
 func (q *Queue) beginIO(c *Command) {

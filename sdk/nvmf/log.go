@@ -151,15 +151,15 @@ func (ct *Controller) addError(e nvme.ErrorEntry) {
 	}
 }
 
-// maxErrorsInFlight bounds what a queue sends its controller; a flood of errors is sampled.
-const maxErrorsInFlight = 8
+// maxErrorsAway bounds what a queue sends its controller; a flood of errors is sampled.
+const maxErrorsAway = 8
 
 // countFailure tells the controller of a command that the medium or the core failed.
 func (q *Queue) countFailure(c *Command, st nvme.Status) {
 	if st.SCT() == nvme.StatusMedia && st.Code() != nvme.StatusCompareFailure {
 		q.stats.mediaErrors++
 	}
-	if st.IsPath() || q.ctrl == nil || q.stats.errorsInFlight >= maxErrorsInFlight {
+	if st.IsPath() || q.ctrl == nil || q.errorsAway >= maxErrorsAway {
 		return
 	}
 	e := nvme.ErrorEntry{
@@ -170,11 +170,11 @@ func (q *Queue) countFailure(c *Command, st nvme.Status) {
 		e.LBA = nvme.LBA(c.req.Info >> c.ns.shift)
 	}
 	e.SetNoParameter()
-	q.stats.errorsInFlight++
+	q.errorsAway++
 	ct := q.ctrl
 	ct.thread.Post(func() {
 		ct.addError(e)
-		q.thread.Post(func() { q.stats.errorsInFlight-- })
+		q.thread.Post(func() { q.errorsAway-- })
 	})
 }
 
@@ -268,10 +268,24 @@ func logANA(ct *Controller, g nvme.GetLogPage, b []byte) ([]byte, nvme.Status) {
 	}
 	slices.SortFunc(page.Groups, func(a, b nvme.ANAGroup) int { return int(int64(a.ID) - int64(b.ID)) })
 	if g.Specific&nvme.ANAGroupsOnly != 0 {
-		return page.AppendGroupsOnly(b), nvme.StatusSuccess
+		b = page.AppendGroupsOnly(b)
+	} else {
+		b = page.Append(b)
 	}
-	return page.Append(b), nvme.StatusSuccess
+	// Hosts size the page by NANAGRPID and MNAN and read it in pieces (libnvme in
+	// those of 4 KiB): it is as long as they may expect, whatever there is now.
+	if longest := anaHeaderLen + int(ct.view.maxNSID)*(anaGroupLen+nsidLen); len(b) < longest {
+		b = append(b, make([]byte, longest-len(b))...)
+	}
+	return b, nvme.StatusSuccess
 }
+
+// Lengths of the ANA log page's parts, in bytes. Base 5.16.1.13
+const (
+	anaHeaderLen = 16
+	anaGroupLen  = 32
+	nsidLen      = 4
+)
 
 // reservationEvent queues a notification for a host that wants it. Base 5.16.1.24
 func (ct *Controller) reservationEvent(e *proto.ReservationEvent) {

@@ -53,6 +53,7 @@ type Queue struct {
 	fused       *Command // first half of a fused pair that waits for the next command
 	fusedFailed bool     // the last command was a first half that failed
 	stats       queueStats
+	errorsAway  int // error log entries on their way to the controller
 	leaving     *Command // Disconnect that waits for the others
 
 	parked, lastParked *Command // wait for memory, in order
@@ -243,7 +244,8 @@ func (q *Queue) drained() {
 	q.state = queueDrained
 	q.target.queues.Add(-1)
 	if ct := q.ctrl; ct != nil {
-		ct.thread.Post(func() { ct.detach(q) })
+		stats := q.stats
+		ct.thread.Post(func() { ct.detach(q, stats) })
 	}
 }
 

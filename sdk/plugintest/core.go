@@ -94,6 +94,10 @@ func (c *core) Associate(_ context.Context, req *proto.AssociateRequest) (*proto
 	switch {
 	case req.Host == nil || req.Host.Name == "":
 		return nil, fmt.Errorf("associate without a host: %w", sdk.ErrInvalid)
+	case req.Host.Protocol == proto.Protocol_PROTOCOL_UNSPECIFIED:
+		return nil, fmt.Errorf("associate without the host's protocol: %w", sdk.ErrInvalid)
+	case req.Host.Protocol == proto.Protocol_PROTOCOL_NVME && len(req.Host.HostId) != 16:
+		return nil, fmt.Errorf("associate with a host identifier of %d bytes, want 16: %w", len(req.Host.HostId), sdk.ErrInvalid)
 	case !c.harness.listensAt(req.AccessPointId):
 		return nil, fmt.Errorf("associate at access point %q, which is not one of the plugin's listeners: %w", req.AccessPointId, sdk.ErrInvalid)
 	case req.Subsystem != Subsystem:

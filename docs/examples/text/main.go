@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -231,8 +232,9 @@ func (p *plugin) hello(s *session, in *bufio.Reader, accessPoint string) (uint64
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	id := sha256.Sum256([]byte(host)) // an NVMe host would say its own
 	resp, err := p.env.Core.Associate(ctx, &proto.AssociateRequest{
-		Host:      &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_NVME, Name: host},
+		Host:      &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_NVME, Name: host, HostId: id[:16]},
 		Subsystem: subsystem, AccessPointId: accessPoint,
 		Peer: s.conn.RemoteAddr().String(), ControllerId: 0xFFFF,
 	})

@@ -341,8 +341,8 @@ func (c *Controller) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// IOCCSZ counts the command too. Base 5.17.2.1
-	if n := int(c.Identity.CommandCapsule); n > nvme.CommandSize && !c.opts.NoInCapsule {
+	// IOCCSZ is in units of 16 bytes and counts the command too. Base 5.17.2.1
+	if n := int(c.Identity.CommandCapsule) * 16; n > nvme.CommandSize && !c.opts.NoInCapsule {
 		c.inCapsule = n - nvme.CommandSize
 	}
 	return nil

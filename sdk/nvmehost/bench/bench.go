@@ -287,10 +287,9 @@ func (o *op) done() {
 
 func (r *run) account(o *op) {
 	err := o.Status()
-	var st nvme.Status
-	if err != nil && !errors.As(err, &st) && !errors.Is(err, nvmehost.ErrDataDigest) {
+	if o.Err != nil && !errors.Is(o.Err, nvmehost.ErrDataDigest) {
 		if r.fatal == nil {
-			r.fatal = err // the connection is gone
+			r.fatal = o.Err // the connection is gone
 		}
 		return
 	}

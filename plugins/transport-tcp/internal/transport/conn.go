@@ -2,7 +2,6 @@ package transport
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -170,7 +169,7 @@ func (c *conn) begun(req nvmetcp.ICReq) {
 	c.send.arena = resp.Append(c.send.arena)
 	c.send.appended(start)
 	c.wantFlush()
-	c.queue = t.newQueue(c)
+	c.queue = t.makeQueue(c)
 }
 
 // wantFlush has the output sent at the end of the turn, or when the socket has room again.
@@ -302,5 +301,3 @@ func (c *conn) close() {
 	_ = unix.Close(c.fd)
 	c.worker.closed(c)
 }
-
-func (c *conn) String() string { return fmt.Sprintf("%s from %s", c.local, c.peer) }

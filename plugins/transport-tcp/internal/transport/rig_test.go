@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,6 +34,7 @@ type rig struct {
 	core      *blocktest.Core
 	volume    *blocktest.Volume
 	threads   []*block.Thread
+	stub      *stubCore
 	transport *Transport
 	address   string
 }
@@ -53,7 +53,8 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if _, fuzz := t.(*testing.F); testing.Verbose() && !fuzz {
 		logger = hclog.New(&hclog.LoggerOptions{Output: testWriter{t}, Level: hclog.Debug})
 	}
-	target := nvmf.NewTarget(nvmf.Options{Core: newStubCore(r.volume.Handle()), Logger: logger, Limits: o.limits})
+	r.stub = newStubCore(r.volume.Handle())
+	target := nvmf.NewTarget(nvmf.Options{Core: r.stub, Logger: logger, Limits: o.limits})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -255,14 +256,33 @@ func (w testWriter) Write(b []byte) (int, error) {
 // stubCore grants every host namespace 1.
 type stubCore struct {
 	proto.CoreClient
-	handle block.Handle
-	last   atomic.Uint64
+	handle  block.Handle
+	last    atomic.Uint64
+	updates chan *proto.Update
 }
 
-func newStubCore(h block.Handle) *stubCore { return &stubCore{handle: h} }
+func newStubCore(h block.Handle) *stubCore {
+	c := &stubCore{handle: h, updates: make(chan *proto.Update, 8)}
+	c.export(testVolume)
+	return c
+}
+
+// export tells the plugin of the subsystem, with a volume of size bytes.
+func (c *stubCore) export(size uint64) {
+	c.updates <- &proto.Update{Update: &proto.Update_Exports{Exports: &proto.Exports{
+		Subsystems: []*proto.Subsystem{{
+			Nqn: testNQN, Serial: "1", Model: "Mooring", AllowAnyHost: true, MaxNamespaces: 16, Generation: 1,
+			Namespaces: []*proto.Namespace{{
+				Nsid: 1, VolumeId: "6ba7b810-9dad-11d1-80b4-00c04fd430c8", Nguid: make([]byte, 16), Eui64: make([]byte, 8),
+				SizeBytes: size, BlockBytes: 512, AnaGroup: 1,
+			}},
+		}},
+		AccessPoints: []*proto.AccessPoint{{Id: "ap", Node: "n", Url: "nvme-tcp://127.0.0.1:4420", Up: true, PortId: 1}},
+	}}}
+}
 
 func (c *stubCore) Watch(ctx context.Context, _ *proto.WatchRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[proto.Update], error) {
-	return &stubStream{ctx: ctx}, nil
+	return &stubStream{ctx: ctx, updates: c.updates}, nil
 }
 
 func (c *stubCore) Associate(context.Context, *proto.AssociateRequest, ...grpc.CallOption) (*proto.AssociateResponse, error) {
@@ -279,29 +299,18 @@ func (c *stubCore) Dissociate(context.Context, *proto.DissociateRequest, ...grpc
 	return &proto.DissociateResponse{}, nil
 }
 
-// stubStream is a Watch that sends the exports once.
+// stubStream is the answer to Watch.
 type stubStream struct {
 	grpc.ClientStream
-	ctx  context.Context
-	once sync.Once
+	ctx     context.Context
+	updates chan *proto.Update
 }
 
-func (s *stubStream) Recv() (u *proto.Update, err error) {
-	s.once.Do(func() {
-		u = &proto.Update{Update: &proto.Update_Exports{Exports: &proto.Exports{
-			Subsystems: []*proto.Subsystem{{
-				Nqn: testNQN, Serial: "1", Model: "Mooring", AllowAnyHost: true, MaxNamespaces: 16, Generation: 1,
-				Namespaces: []*proto.Namespace{{
-					Nsid: 1, VolumeId: "6ba7b810-9dad-11d1-80b4-00c04fd430c8", Nguid: make([]byte, 16), Eui64: make([]byte, 8),
-					SizeBytes: testVolume, BlockBytes: 512, AnaGroup: 1,
-				}},
-			}},
-			AccessPoints: []*proto.AccessPoint{{Id: "ap", Node: "n", Url: "nvme-tcp://127.0.0.1:4420", Up: true, PortId: 1}},
-		}}}
-	})
-	if u == nil {
-		<-s.ctx.Done()
-		err = s.ctx.Err()
+func (s *stubStream) Recv() (*proto.Update, error) {
+	select {
+	case u := <-s.updates:
+		return u, nil
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
 	}
-	return u, err
 }

@@ -89,8 +89,6 @@ func (t *Transport) maxPending() int {
 	return max(1, t.config().MaxConnections/2/len(t.workers))
 }
 
-func (t *Transport) newQueue(c *conn) frontEnd { return t.makeQueue(c) }
-
 // Health reports gauges and counters.
 func (t *Transport) Health() sdk.Health {
 	return sdk.Health{Metrics: []sdk.Metric{

@@ -656,6 +656,62 @@ func TestDiscovery(t *testing.T) {
 	}
 }
 
+// A resize reaches the host by an event.
+func TestEvents(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	events := make(chan nvme.AsyncEvent, 8)
+	c := r.connect(nvmehost.Options{OnEvent: func(e nvme.AsyncEvent) { events <- e }})
+	defer c.Abandon()
+	ctx := testContext(t)
+	if err := c.SetEvents(ctx, nvme.EventsNamespaceChange); err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(2); i <= 3; i++ {
+		r.stub.export(i * testVolume)
+		select {
+		case e := <-events:
+			if e != nvme.EventNSAttribute {
+				t.Fatalf("event %+v", e)
+			}
+		case <-ctx.Done():
+			t.Fatal("no event")
+		}
+		b, err := c.LogPage(ctx, nvme.GetLogPage{LID: nvme.LogChangedNamespaces}, nvme.IdentifySize) // unmasks the next one
+		if err != nil || b[0] != 1 {
+			t.Fatalf("changed namespaces: %v, %v", b[:8], err)
+		}
+		if id, err := c.Namespace(ctx, 1); err != nil || uint64(id.Size) != i*testVolume/512 {
+			t.Fatalf("%d blocks, %v", id.Size, err)
+		}
+	}
+	log, err := c.ANALog(ctx)
+	if err != nil || len(log.Groups) != 1 || log.Groups[0].State != nvme.ANAOptimized {
+		t.Errorf("ANA log %+v, %v", log, err)
+	}
+}
+
+// An aborted command comes back as such, while it is still at the core.
+func TestAbort(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	c := r.connect(nvmehost.Options{Queues: 1})
+	defer c.Abandon()
+	ctx := testContext(t)
+	if err := c.Read(ctx, 1, 0, make([]byte, 512)); err != nil { // learns the block size
+		t.Fatal(err)
+	}
+	r.core.Hold()
+	errs := make(chan error, 1)
+	go func() { errs <- c.Read(ctx, 1, 0, make([]byte, 4096)) }()
+	r.eventually("the command is at the core", func() bool { return r.core.Held() == 1 })
+	// The host takes the lowest free command identifier first.
+	if done, err := c.Abort(ctx, 1, 0); err != nil || !done {
+		t.Errorf("abort: %t, %v", done, err)
+	}
+	if err := <-errs; !errors.Is(err, nvme.StatusAbortRequested) {
+		t.Errorf("read: %v", err)
+	}
+}
+
 // A host that keeps alive stays; one that falls silent is disconnected.
 func TestKeepAlive(t *testing.T) {
 	r := newRig(t, rigOptions{})

@@ -27,7 +27,7 @@ const (
 	maxBatchPages   = 4               // log pages of one batch
 	maxBatchBlocks  = MaxWriteBlocks  // data blocks of one batch
 	maxDurableRuns  = 2               // runs of a batch that syncs itself
-	maxFlying       = 4               // batches at the disk: more would make each smaller
+	maxFlying       = 2               // batches at the disk: more would make each smaller
 	maxBatches      = 64              // batches whose changes wait, for a sync or for their turn
 	maxUnsynced     = 1024            // batches written since the last sync before one is made unasked; bounds what recovery verifies
 	maxRoundPages   = 512             // map pages of one round of a checkpoint

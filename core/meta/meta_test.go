@@ -548,3 +548,15 @@ func TestOnBadger(t *testing.T) {
 		w.must(st.Close())
 	}
 }
+
+// faultAfter lets *left transactions through; the next ones are applied, but their
+// answer is err.
+func faultAfter(left *int, err error) func(store.Txn) (bool, error) {
+	return func(store.Txn) (bool, error) {
+		if *left > 0 {
+			*left--
+			return false, nil
+		}
+		return true, err
+	}
+}

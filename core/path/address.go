@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,10 +46,17 @@ type source interface {
 	// subscribe returns a channel that yields whenever something may have changed,
 	// and is closed when the subscription breaks or done is closed.
 	subscribe(done <-chan struct{}) (<-chan struct{}, error)
+	close()
 }
 
 // WatchAddresses begins to watch the addresses of this network namespace. Close ends it.
-func WatchAddresses(log hclog.Logger) (*Addresses, error) { return watchAddresses(log, kernel{}) }
+func WatchAddresses(log hclog.Logger) (*Addresses, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("watch network addresses: %w", err)
+	}
+	return watchAddresses(log, &kernel{handle: h, ns: netns.None()})
+}
 
 func watchAddresses(log hclog.Logger, s source) (*Addresses, error) {
 	if log == nil {
@@ -64,6 +72,11 @@ func watchAddresses(log hclog.Logger, s source) (*Addresses, error) {
 	}
 	if err != nil {
 		cancel()
+		if events != nil {
+			for range events { //nolint:revive // until the source has ended
+			}
+		}
+		s.close()
 		return nil, fmt.Errorf("watch network addresses: %w", err)
 	}
 	a.running.Go(func() { a.watch(ctx, events) })
@@ -140,6 +153,7 @@ func (a *Addresses) Changes() <-chan struct{} { return a.changes }
 func (a *Addresses) Close() {
 	a.cancel()
 	a.running.Wait()
+	a.source.close()
 }
 
 // Listener says whether hosts can reach a listener's URL, and why not. An
@@ -194,14 +208,19 @@ func covers(has, ip netip.Addr) bool {
 }
 
 // kernel is the source over netlink.
-type kernel struct{}
+type kernel struct {
+	handle *netlink.Handle
+	ns     netns.NsHandle // to subscribe in; None: that of the process
+}
 
-func (kernel) list() ([]Interface, error) {
-	links, err := dump(netlink.LinkList)
+func (k *kernel) close() { k.handle.Close() }
+
+func (k *kernel) list() ([]Interface, error) {
+	links, err := dump(k.handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := dump(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -241,15 +260,15 @@ func dump[T any](list func() ([]T, error)) ([]T, error) {
 	return nil, netlink.ErrDumpInterrupted
 }
 
-func (kernel) subscribe(done <-chan struct{}) (<-chan struct{}, error) {
+func (k *kernel) subscribe(done <-chan struct{}) (<-chan struct{}, error) {
 	links := make(chan netlink.LinkUpdate, 64)
 	addrs := make(chan netlink.AddrUpdate, 64)
 	stop := make(chan struct{}) // ends both subscriptions
-	if err := netlink.LinkSubscribe(links, stop); err != nil {
+	if err := netlink.LinkSubscribeAt(k.ns, links, stop); err != nil {
 		close(stop)
 		return nil, fmt.Errorf("subscribe to links: %w", err)
 	}
-	if err := netlink.AddrSubscribe(addrs, stop); err != nil {
+	if err := netlink.AddrSubscribeAt(k.ns, addrs, stop); err != nil {
 		close(stop)
 		for range links { //nolint:revive // until the library's goroutine has ended
 		}

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
@@ -155,6 +156,7 @@ func (r *rig) healthy() {
 type raw struct {
 	t    testing.TB
 	conn net.Conn
+	in   *bufio.Reader
 }
 
 func (r *rig) dial() *raw {
@@ -165,7 +167,7 @@ func (r *rig) dial() *raw {
 	}
 	conn.SetDeadline(time.Now().Add(patience))
 	r.t.Cleanup(func() { conn.Close() })
-	return &raw{r.t, conn}
+	return &raw{r.t, conn, bufio.NewReaderSize(conn, 64<<10)}
 }
 
 func (h *raw) send(b []byte) {
@@ -178,7 +180,7 @@ func (h *raw) send(b []byte) {
 // receive returns the next PDU, whole; io.EOF when there is none.
 func (h *raw) receive() (nvmetcp.Header, []byte, error) {
 	b := make([]byte, nvmetcp.HeaderSize)
-	if _, err := io.ReadFull(h.conn, b); err != nil {
+	if _, err := io.ReadFull(h.in, b); err != nil {
 		return nvmetcp.Header{}, nil, err
 	}
 	hd, _, _ := nvmetcp.ParseHeader(b)
@@ -186,7 +188,7 @@ func (h *raw) receive() (nvmetcp.Header, []byte, error) {
 		h.t.Fatalf("controller sent %+v", hd)
 	}
 	b = append(b, make([]byte, int(hd.PLEN)-len(b))...)
-	_, err := io.ReadFull(h.conn, b[nvmetcp.HeaderSize:])
+	_, err := io.ReadFull(h.in, b[nvmetcp.HeaderSize:])
 	return hd, b, err
 }
 

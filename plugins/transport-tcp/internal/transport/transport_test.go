@@ -107,7 +107,7 @@ func TestLoadVerified(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if res.Total.IOs == 0 || res.Errors != 0 || res.VerifyErrors != 0 || res.Verified == 0 {
+			if res.Errors != 0 || res.VerifyErrors != 0 || res.Verified == 0 { // on a busy machine the time may be over first
 				t.Errorf("%+v", res)
 			}
 			t.Logf("%.0f IOPS, %d blocks verified", res.Total.IOPS, res.Verified)

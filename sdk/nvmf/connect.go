@@ -200,8 +200,8 @@ func (q *Queue) joinController(n *connecting) {
 	switch {
 	case n.data.SubsystemNQN == nvme.DiscoveryNQN:
 		q.refuseConnect(n.c, nvme.InvalidConnectQueue) // it has no I/O queues
-	case ct == nil:
-		q.refuseConnect(n.c, nvme.InvalidConnectController)
+	case ct == nil || ct.admin.info.AccessPointID != q.info.AccessPointID:
+		q.refuseConnect(n.c, nvme.InvalidConnectController) // what was granted is for one access point
 	case ct.hostNQN != n.data.HostNQN:
 		q.refuseConnect(n.c, nvme.InvalidConnectHost)
 	case ct.hostID != n.data.HostID:

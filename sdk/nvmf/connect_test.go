@@ -101,6 +101,17 @@ func TestAssociateRefused(t *testing.T) {
 	}
 }
 
+// An I/O queue comes through the access point of its Admin queue, for which the core granted.
+func TestIOConnectThroughAnotherAccessPoint(t *testing.T) {
+	r := newRig(t)
+	h := r.connect(0)
+	c := r.dialAt(0, "ap2", nvme.TransportTCP)
+	a := c.fails(nvme.StatusConnectInvalidParameters, connectCommand(1, 32, 0).Command(), connectData(h.id).Append(nil))
+	if bad := nvme.ParseInvalidParameter(a.DW0()); bad != nvme.InvalidConnectController {
+		t.Errorf("names %+v", bad)
+	}
+}
+
 func TestConnectAsksCoreForWhatHostAskedFor(t *testing.T) {
 	r := newRig(t)
 	r.dial(0).ok(connectCommand(0, 32, 0).Command(), connectData(7).Append(nil))

@@ -127,7 +127,7 @@ func TestLongerSGL(t *testing.T) {
 func TestKeyedSGLOverRDMA(t *testing.T) {
 	r := newRig(t)
 	h := r.connect(0)
-	c := r.dialAt(0, "ap2", nvme.TransportRDMA)
+	c := r.dialAt(0, "ap1", nvme.TransportRDMA)
 	c.ok(connectCommand(1, 32, 0).Command(), connectData(h.id).Append(nil))
 	cmd := rw(nvme.IORead, 1, 0, 1, 4096)
 	c.fails(nvme.StatusInvalidSGLType, cmd, nil)

@@ -53,7 +53,7 @@ type Queue struct {
 	fused       *Command // first half of a fused pair that waits for the next command
 	fusedFailed bool     // the last command was a first half that failed
 	stats       queueStats
-	errorsAway  int // error log entries on their way to the controller
+	errorsAway  int      // error log entries on their way to the controller
 	leaving     *Command // Disconnect that waits for the others
 
 	parked, lastParked *Command // wait for memory, in order
@@ -325,7 +325,7 @@ func (q *Queue) Gone(reason error) {
 		q.err = reason
 	}
 	q.log.Debug("queue is gone", "queue", q.id, "error", q.err, "commands", q.held)
-	left := q.state == queueLeaving
+	left := q.state == queueLeaving && q.leaving == nil // Disconnect was answered
 	q.state = queueGone
 	q.timer.Stop()
 	q.ticking = false

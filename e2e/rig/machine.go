@@ -22,7 +22,7 @@ import (
 
 const (
 	defaultMemory  = 2048 // MiB
-	defaultTimeout = 3 * time.Minute
+	defaultTimeout = 8 * time.Minute
 	processors     = 2
 	consoleTail    = 25       // lines of console quoted in an error
 	maxLine        = 64 << 10 // bytes of one console or status line

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,15 +73,17 @@ type Access struct {
 	cancel      context.CancelFunc
 	opening     sync.Mutex // one Open or Close of a volume at a time
 
-	ioDone  func(*extent.IO)
-	clients map[*Client]struct{}
-	volumes map[uuid.UUID]*Volume
-	stores  []*extent.Store
-	bounces bounces
-	runq    []*op // to go on with in the next turn
-	held    []*op // waiting for the lease
-	ticking bool
-	backlog []func() // control work that found the channel full
+	ioDone    func(*extent.IO)
+	wakeOp    func(*op) // wake
+	clients   map[*Client]struct{}
+	volumes   map[uuid.UUID]*Volume
+	stores    []*extent.Store
+	submitted bool // something went to a store since kick began
+	bounces   bounces
+	runq      opList // to go on with in the next turn
+	held      opList // waiting for the lease
+	ticking   bool
+	backlog   []func() // control work that found the channel full
 }
 
 // New returns an Access on a reactor that is not running yet.
@@ -99,6 +102,7 @@ func New(o Options) *Access {
 	a.incarnation.Store(o.Incarnation << 16)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.ioDone = func(io *extent.IO) { io.User.(*op).ioDone(io) }
+	a.wakeOp = a.wake
 	a.reactor.addSource(a)
 	a.reactor.kicks = append(a.reactor.kicks, a.kick)
 	for range controlWorkers {
@@ -107,9 +111,20 @@ func New(o Options) *Access {
 	return a
 }
 
-// AddStore makes a store of this node usable.
+// AddStore makes a store of this node usable, also for the volumes that are open.
 func (a *Access) AddStore(ctx context.Context, s *extent.Store) error {
-	return a.reactor.Do(ctx, func() { a.stores = append(a.stores, s) })
+	id, _ := s.Identity()
+	return a.reactor.Do(ctx, func() {
+		a.stores = append(a.stores, s)
+		for _, v := range a.volumes {
+			for i := range v.extents {
+				if e := &v.extents[i]; e.state != extentAbsent && e.store == nil && e.storeID == id {
+					e.store = s
+				}
+			}
+			v.recount(nil)
+		}
+	})
 }
 
 // RemoveStore forgets a store; no open volume may use it.
@@ -117,7 +132,7 @@ func (a *Access) RemoveStore(ctx context.Context, s *extent.Store) error {
 	var err error
 	e := a.reactor.Do(ctx, func() {
 		for _, v := range a.volumes {
-			if v.uses(s) {
+			if slices.Contains(v.stores, s) {
 				err = fmt.Errorf("volume %s has extents on it", v.name)
 				return
 			}
@@ -167,18 +182,24 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 	}
 	v = &Volume{
 		access: a, id: g.ID, name: g.Name, size: g.Size, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
-		extents: make([]extentSlot, (g.Size+a.extentBytes-1)/a.extentBytes), hosts: map[Host]*hostState{},
+		extents: make([]extentSlot, a.extentsOf(g.Size)), hosts: map[Host]*hostState{},
 	}
-	e := a.reactor.Do(ctx, func() {
+	if err := a.reactor.Do(ctx, func() {
 		for i, l := range leases {
 			if l.Allocated && i < len(v.extents) {
-				v.extents[i] = extentSlot{state: extentUnsealed, generation: l.Generation, store: a.store(l.Store)}
+				v.extents[i] = extentSlot{state: extentUnsealed, generation: l.Generation, storeID: l.Store, store: a.store(l.Store)}
 			}
 		}
+		v.recount(nil)
 		a.volumes[g.ID] = v
-	})
-	return v, e
+	}); err != nil {
+		return nil, err
+	}
+	return v, nil
 }
+
+// extentsOf is how many extents a volume of size bytes has.
+func (a *Access) extentsOf(size int64) int { return int((size + a.extentBytes - 1) / a.extentBytes) }
 
 // Lookup returns the volume if it is open.
 func (a *Access) Lookup(ctx context.Context, id uuid.UUID) (*Volume, error) {
@@ -187,26 +208,32 @@ func (a *Access) Lookup(ctx context.Context, id uuid.UUID) (*Volume, error) {
 	return v, err
 }
 
-// CloseVolume forgets an open volume that nobody uses any more, after what it
-// acknowledged has been made durable. It is no error if the volume is not open.
+// CloseVolume forgets a volume that has no grants, when what is still under way in it
+// has ended. It is no error if the volume is not open. What it acknowledged without
+// durability stays where it is, for Flush.
 func (a *Access) CloseVolume(ctx context.Context, id uuid.UUID) error {
 	a.opening.Lock()
 	defer a.opening.Unlock()
-	var err error
-	if e := a.reactor.Do(ctx, func() {
-		v := a.volumes[id]
-		switch {
-		case v == nil:
-		case v.users > 0 || v.inflight > 0:
-			err = fmt.Errorf("volume %s is in use", v.name)
-		default:
-			v.closed = true
+	var v *Volume
+	var ended <-chan struct{}
+	if err := a.reactor.Do(ctx, func() {
+		if v = a.volumes[id]; v != nil && v.users == 0 {
+			v.closed = true // nobody gets a grant any more
+			ended = v.fenced(nil)
+		}
+	}); err != nil || v == nil {
+		return err
+	}
+	if ended == nil {
+		return fmt.Errorf("volume %s is in use", v.name)
+	}
+	err := a.reactor.wait(ctx, ended)
+	e := a.reactor.Do(context.WithoutCancel(ctx), func() {
+		if v.closed = err == nil; v.closed {
 			delete(a.volumes, id)
 		}
-	}); e != nil {
-		return e
-	}
-	return err
+	})
+	return errors.Join(err, e)
 }
 
 // Delete removes everything the stores hold of a volume. The volume must be closed.
@@ -234,7 +261,7 @@ func (a *Access) Flush(ctx context.Context) error {
 		}
 		var first error
 		for _, s := range a.stores {
-			s.Submit(&extent.IO{Op: extent.OpFlush, Durable: true, Done: func(io *extent.IO) {
+			a.submit(s, &extent.IO{Op: extent.OpFlush, Durable: true, Done: func(io *extent.IO) {
 				if io.Err != nil && first == nil {
 					first = io.Err
 				}
@@ -263,37 +290,38 @@ func (a *Access) store(id uuid.UUID) *extent.Store {
 	return nil
 }
 
-// resolve allocates or seals an extent on a control goroutine.
-func (a *Access) resolve(v *Volume, i uint32, allocate bool) {
+// resolve allocates or seals extent i, which was as e says, on a control goroutine.
+func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 	id := extent.ID{Volume: v.id, Index: i}
-	was := v.extents[i]
-	was.waiters = nil
-	a.start(func() {
-		store, generation := was.store, was.generation
-		err := func() error {
-			if !allocate {
-				if store == nil {
-					return errors.New("its store is not here")
-				}
-				return store.Seal(a.ctx, id, generation)
-			}
-			l, err := a.meta.Allocate(a.ctx, id.Volume, id.Index)
+	store, generation := e.store, e.generation
+	prepare := func(ctx context.Context) error {
+		if e.state == extentAbsent {
+			l, err := a.meta.Allocate(ctx, id.Volume, id.Index)
 			if err != nil {
 				return err
 			}
 			generation = l.Generation
-			if err := a.reactor.Do(a.ctx, func() { store = a.store(l.Store) }); err != nil {
+			if err := a.reactor.Do(ctx, func() { store = a.store(l.Store) }); err != nil {
 				return err
 			}
-			if store == nil {
-				return errors.New("its store is not here")
-			}
-			return store.Create(a.ctx, id, generation)
-		}()
+		}
+		switch {
+		case store == nil:
+			return errors.New("its store is not here")
+		case e.state == extentAbsent:
+			return store.Create(ctx, id, generation)
+		default:
+			return store.Seal(ctx, id, generation)
+		}
+	}
+	a.start(func() {
+		ctx, cancel := context.WithTimeout(a.ctx, a.holdFor)
+		defer cancel()
+		err := prepare(ctx)
 		a.reactor.Post(func() {
 			if err == nil {
 				if h := store.Extent(id); h != nil {
-					v.resolved(i, extentSlot{state: extentReady, store: store, handle: h, generation: generation}, ring.StatusOK)
+					v.resolved(i, store, h, generation, ring.StatusOK)
 					return
 				}
 				err = extent.ErrMissing
@@ -302,8 +330,8 @@ func (a *Access) resolve(v *Volume, i uint32, allocate bool) {
 			if errors.Is(err, extent.ErrNoSpace) || errors.Is(err, meta.ErrNoStore) {
 				status = ring.StatusNoSpace
 			}
-			a.log.Error("extent cannot be used", "volume", v.name, "extent", i, "error", err)
-			v.resolved(i, was, status)
+			v.trouble(fmt.Sprintf("extent %d cannot be used", i), err)
+			v.resolved(i, nil, nil, 0, status)
 		})
 	})
 }
@@ -318,41 +346,43 @@ func (a *Access) start(fn func()) {
 }
 
 // Shrink makes a volume smaller: no command reaches beyond size any more when it
-// returns, and what was there is gone for good, also if the volume grows again.
+// returns, and what was there is gone for good, also if the volume grows again. size is
+// a multiple of 4096. It may be repeated after an error, also in another life.
 func (a *Access) Shrink(ctx context.Context, v *Volume, size int64) error {
-	n := (size + a.extentBytes - 1) / a.extentBytes
-	var beyond []extentSlot
-	if err := v.change(ctx, func() {
-		v.size = size
-		beyond = append(beyond, v.extents[n:]...)
-	}); err != nil {
+	v.resize.Lock()
+	defer v.resize.Unlock()
+	n := a.extentsOf(size)
+	if err := v.change(ctx, func() { v.size = min(v.size, size) }); err != nil {
 		return err
 	}
 	if tail := size % a.extentBytes; tail != 0 {
-		if err := a.zeroTail(ctx, v, size/a.extentBytes, tail); err != nil {
+		if err := a.zeroTail(ctx, v, uint32(n-1), tail); err != nil {
 			return fmt.Errorf("clear the tail of volume %s: %w", v.name, err)
 		}
 	}
-	if err := a.reactor.Do(ctx, func() { v.extents = v.extents[:n:n] }); err != nil {
+	var stores []*extent.Store
+	if err := a.reactor.Do(ctx, func() {
+		if n < len(v.extents) {
+			v.extents = v.extents[:n:n]
+			v.recount(nil)
+		}
+		stores = append(stores, a.stores...)
+	}); err != nil {
 		return err
 	}
 	if err := a.meta.Free(ctx, v.id, uint32(n)); err != nil {
 		return fmt.Errorf("free the extents of volume %s: %w", v.name, err)
 	}
-	for i, e := range beyond {
-		if e.store == nil {
-			continue
-		}
-		id := extent.ID{Volume: v.id, Index: uint32(n) + uint32(i)}
-		if err := e.store.Delete(ctx, id); err != nil && !errors.Is(err, extent.ErrMissing) {
-			return fmt.Errorf("delete extent %v: %w", id, err)
+	for _, s := range stores {
+		if err := s.DeleteFrom(ctx, v.id, uint32(n)); err != nil {
+			return fmt.Errorf("delete the extents of volume %s beyond %d bytes: %w", v.name, size, err)
 		}
 	}
 	return nil
 }
 
 // zeroTail clears extent i from byte from on.
-func (a *Access) zeroTail(ctx context.Context, v *Volume, i, from int64) error {
+func (a *Access) zeroTail(ctx context.Context, v *Volume, i uint32, from int64) error {
 	done := make(chan error, 1)
 	zero := func(s ring.Status) {
 		if s != ring.StatusOK {
@@ -361,20 +391,21 @@ func (a *Access) zeroTail(ctx context.Context, v *Volume, i, from int64) error {
 		}
 		e := &v.extents[i]
 		block := uint32((from + blockBytes - 1) / blockBytes)
-		e.store.Submit(&extent.IO{
+		a.submit(e.store, &extent.IO{
 			Op: extent.OpZero, Extent: e.handle, Gen: e.generation, Block: block,
 			Blocks: uint32(a.extentBytes/blockBytes) - block, Durable: true,
 			Done: func(io *extent.IO) { done <- io.Err },
 		})
 	}
 	if err := a.reactor.Do(ctx, func() {
-		switch v.extents[i].state {
-		case extentAbsent:
+		switch e := &v.extents[i]; {
+		case e.resolving == nil && e.state == extentAbsent:
 			done <- nil
-		case extentReady:
+		case e.resolving == nil && e.state == extentReady:
 			zero(ring.StatusOK)
 		default:
-			v.resolve(uint32(i), zero)
+			r := v.resolve(i)
+			r.then = append(r.then, zero)
 		}
 	}); err != nil {
 		return err
@@ -384,16 +415,17 @@ func (a *Access) zeroTail(ctx context.Context, v *Volume, i, from int64) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-a.reactor.done:
+		return ErrStopped
 	}
 }
 
 // mayServe says whether the Meta session's leases hold now.
 func (a *Access) mayServe() bool { return a.reactor.boot() < a.meta.Deadline() }
 
-// holdForLease parks o until the session is renewed or the hold time is over.
-func (a *Access) holdForLease(o *op) {
-	o.park = parkedLease
-	a.held = append(a.held, o)
+// hold parks o until the session is renewed or the hold time is over.
+func (a *Access) hold(o *op) {
+	a.held.push(o)
 	a.tick()
 }
 
@@ -408,44 +440,47 @@ func (a *Access) tick() {
 
 func (a *Access) releaseHeld() {
 	a.ticking = false
-	held := a.held
-	a.held = nil
-	for _, o := range held {
+	serve := a.mayServe()
+	for o := a.held.head; o != nil; {
+		next := o.after
 		switch {
-		case o.dead:
-			o.recycle()
-		case a.mayServe():
-			o.park = notParked
-			o.vol.admit(o)
+		case serve:
+			a.wake(o)
 		case a.reactor.now()-o.taken > int64(a.holdFor):
-			o.park = notParked
 			o.fail(ring.StatusRetry, 0)
-			o.finish()
-		default:
-			a.held = append(a.held, o)
+			a.wake(o)
 		}
+		o = next
 	}
-	if len(a.held) > 0 {
+	if a.held.n > 0 {
 		a.tick()
 	}
 }
 
-// storeTrouble notes that a store refused a command for a reason that is not the
-// host's, and has the extent looked at again at its next use.
-func (a *Access) storeTrouble(o *op, io *extent.IO) {
-	a.log.Warn("a store refused a command", "volume", o.vol.name, "error", io.Err)
+// wake has a parked command go on in the next turn. Nothing goes on at once: what has
+// just ended may be in the middle of something, and chains of commands are long.
+func (a *Access) wake(o *op) {
+	o.parked.remove(o)
+	a.runq.push(o)
 }
 
-// later goes on with a chunked command in the next turn.
-func (a *Access) later(o *op) { a.runq = append(a.runq, o) }
+// later goes on with a command by chunks in the next turn.
+func (a *Access) later(o *op) { a.runq.push(o) }
 
-// The Access is itself a source of the reactor: the commands that go on by chunks.
+// submit hands a request to a store.
+func (a *Access) submit(s *extent.Store, io *extent.IO) {
+	a.submitted = true
+	s.Submit(io)
+}
+
+// The Access is itself a source of the reactor: the commands that were woken.
 
 func (a *Access) poll() int {
-	q := a.runq
-	a.runq = nil
-	for _, o := range q {
-		o.nextChunk()
+	n := a.runq.n
+	for range n {
+		o := a.runq.head
+		a.runq.remove(o)
+		o.resume()
 	}
 	for len(a.backlog) > 0 {
 		select {
@@ -456,14 +491,19 @@ func (a *Access) poll() int {
 		}
 		break
 	}
-	return len(q)
+	return n
 }
 func (a *Access) publish()    {}
-func (a *Access) sleep() bool { return len(a.runq) == 0 }
+func (a *Access) sleep() bool { return a.runq.n == 0 }
 func (a *Access) awake()      {}
 
+// kick ends a turn at the stores. What a store completes may go on at one that was
+// kicked before it.
 func (a *Access) kick() {
-	for _, s := range a.stores {
-		s.Kick()
+	for again := true; again; again = a.submitted && len(a.stores) > 1 {
+		a.submitted = false
+		for _, s := range a.stores {
+			s.Kick()
+		}
 	}
 }

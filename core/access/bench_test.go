@@ -156,15 +156,14 @@ func (r *benchRig) newClient(b *testing.B, name string) (*Client, *ring.CoreEnd,
 			b.Error(err)
 		}
 	})
-	ends, err := c.OpenRings(ctx, Rings{Threads: 1, Entries: benchEntries, PoolBytes: 64 << 20})
-	if err != nil {
+	if _, err := c.OpenRings(ctx, Rings{Threads: 1, Entries: benchEntries, PoolBytes: 64 << 20}, func(ring.Descriptors) error { return nil }); err != nil {
 		b.Fatal(err)
 	}
 	h, err := c.Grant(ctx, r.volume, Host{}, 1)
 	if err != nil {
 		b.Fatal(err)
 	}
-	return c, ends[0], h
+	return c, c.ports[0].end, h
 }
 
 // benchMeta allocates each extent once and has no end of its leases.

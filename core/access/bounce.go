@@ -11,12 +11,13 @@ import (
 type bounces struct {
 	limit, used int64
 	classes     [24][][]byte // free buffers of 4 KiB << class
-	waiting     []*op
+	waiting     opList
 }
 
 func bounceClass(n int) int { return bits.Len(uint((n+blockBytes-1)/blockBytes - 1)) }
 
-// take returns n bytes, page aligned, with any content.
+// take returns n bytes, page aligned, with any content; false means that none are free
+// and that some are in use.
 func (b *bounces) take(n int) ([]byte, bool) {
 	c := bounceClass(n)
 	if k := len(b.classes[c]); k > 0 {
@@ -29,7 +30,10 @@ func (b *bounces) take(n int) ([]byte, bool) {
 		return nil, false
 	}
 	buf, err := vfs.AlignedBuffer(size)
-	if err != nil { // the machine has no memory: wait for some of ours
+	if err != nil {
+		if b.used == 0 {
+			panic("access: " + err.Error()) // as the Go heap does when the machine has no memory
+		}
 		return nil, false
 	}
 	b.used += int64(size)
@@ -49,23 +53,17 @@ func (b *bounces) trim(size int64) bool {
 	return b.used == 0 || b.used+size <= b.limit
 }
 
-func (b *bounces) wait(o *op) { b.waiting = append(b.waiting, o) }
-
-// give returns a buffer and lets who waits try again.
-func (b *bounces) give(buf []byte) {
+// give returns a buffer and hands memory to those who wait, in the order in which
+// they came: a large command is not starved by small ones.
+func (b *bounces) give(a *Access, buf []byte) {
 	c := bounceClass(len(buf))
 	b.classes[c] = append(b.classes[c], buf[:blockBytes<<c])
-	if len(b.waiting) == 0 {
-		return
-	}
-	waiting := b.waiting
-	b.waiting = nil
-	for _, o := range waiting {
-		if o.dead {
-			o.recycle()
-			continue
+	for o := b.waiting.head; o != nil; o = b.waiting.head {
+		got, ok := b.take(o.want)
+		if !ok {
+			return
 		}
-		o.park = notParked
-		o.resume()
+		o.bounce = got
+		a.wake(o)
 	}
 }

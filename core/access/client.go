@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/go-hclog"
@@ -26,6 +27,7 @@ type Client struct {
 	broken func(error)
 	stats  ClientStats
 
+	faulty  bool // it broke the rules of its rings, and is about to be shut
 	closing bool
 	drained chan struct{} // closed when closing and nothing is under way
 }
@@ -60,47 +62,46 @@ type Rings struct {
 // MaxThreads is how many ring pairs one plugin may have.
 const MaxThreads = 64
 
-// OpenRings makes ring pairs and begins to serve them. The caller passes their
-// descriptors to the plugin and owns the returned ends only for that.
-func (c *Client) OpenRings(ctx context.Context, r Rings) ([]*ring.CoreEnd, error) {
+// OpenRings makes ring pairs, gives each one's descriptors to pass, which is to bring
+// them to the plugin, and then begins to serve them. The descriptors are not pass's to
+// keep. Access serves nothing before the last was passed, so that no end can be closed,
+// and its descriptors be those of another file, while they are on their way.
+func (c *Client) OpenRings(ctx context.Context, r Rings, pass func(ring.Descriptors) error) (incarnation uint64, err error) {
 	if r.Threads < 1 || r.Threads > MaxThreads {
-		return nil, fmt.Errorf("plugin %s asked for %d I/O threads, 1 to %d are possible", c.name, r.Threads, MaxThreads)
+		return 0, fmt.Errorf("plugin %s asked for %d I/O threads, 1 to %d are possible", c.name, r.Threads, MaxThreads)
 	}
 	var ends []*ring.CoreEnd
-	incarnation := c.access.nextIncarnation()
+	defer func() {
+		for _, e := range ends { // none, or those that nobody serves
+			err = errors.Join(err, e.Close())
+		}
+	}()
+	incarnation = c.access.nextIncarnation()
 	for i := range r.Threads {
 		end, err := ring.Create(ring.Config{Entries: r.Entries, PoolBytes: r.PoolBytes, Incarnation: incarnation, Thread: uint32(i)})
 		if err != nil {
-			closeAll(ends)
-			return nil, fmt.Errorf("plugin %s: %w", c.name, err)
+			return 0, fmt.Errorf("plugin %s: %w", c.name, err)
 		}
 		ends = append(ends, end)
-	}
-	var err error
-	if e := c.access.reactor.Do(ctx, func() {
-		if c.closing {
-			err = ErrStopped
-			return
+		if err := pass(end.Descriptors()); err != nil {
+			return 0, fmt.Errorf("pass rings to plugin %s: %w", c.name, err)
 		}
-		for i, end := range ends {
-			if err = c.addPort(end); err != nil {
-				closeAll(ends[i:]) // those before belong to the client now
-				return
+	}
+	var refused error
+	err = c.access.reactor.Do(ctx, func() {
+		switch {
+		case c.closing:
+			refused = ErrStopped
+		case len(c.ports)+len(ends) > MaxThreads:
+			refused = fmt.Errorf("plugin %s asked for more than %d I/O threads in all", c.name, MaxThreads)
+		}
+		for refused == nil && len(ends) > 0 {
+			if refused = c.addPort(ends[0]); refused == nil {
+				ends = ends[1:]
 			}
 		}
-	}); e != nil {
-		return nil, e
-	}
-	if err != nil {
-		return nil, err
-	}
-	return ends, nil
-}
-
-func closeAll(ends []*ring.CoreEnd) {
-	for _, e := range ends {
-		_ = e.Close() // nothing was mapped by anybody else yet
-	}
+	})
+	return incarnation, errors.Join(err, refused)
 }
 
 func (c *Client) addPort(end *ring.CoreEnd) error {
@@ -115,17 +116,18 @@ func (c *Client) addPort(end *ring.CoreEnd) error {
 	return nil
 }
 
-// Grant gives the client a handle for a volume on behalf of one host.
+// Grant gives the client a handle for a volume on behalf of one host. It returns when
+// everything that changes data and came from that host under a lower path epoch has
+// ended; what of it was parked is answered with PathLost.
 func (c *Client) Grant(ctx context.Context, v *Volume, h Host, epoch uint64) (Handle, error) {
-	var out Handle
-	var err error
-	e := c.access.reactor.Do(ctx, func() {
-		if c.closing || v.closed {
-			err = ErrStopped
+	var g *grant
+	var older <-chan struct{}
+	if err := c.access.reactor.Do(ctx, func() {
+		if c.closing || c.faulty || v.closed {
 			return
 		}
-		g := &grant{client: c, vol: v, host: h, state: v.host(h), epoch: epoch, generation: 1}
-		g.state.epoch = max(g.state.epoch, epoch)
+		g = &grant{client: c, vol: v, host: h, state: v.host(h), epoch: epoch, generation: 1}
+		older = v.raise(g.state, epoch)
 		if n := len(c.idle); n > 0 {
 			g.index = c.idle[n-1]
 			c.idle = c.idle[:n-1]
@@ -136,20 +138,38 @@ func (c *Client) Grant(ctx context.Context, v *Volume, h Host, epoch uint64) (Ha
 			c.grants = append(c.grants, g)
 		}
 		v.users++
-		out = Handle{g.index, g.generation}
-	})
-	if e != nil {
-		err = e
+	}); err != nil {
+		return Handle{}, err
 	}
-	return out, err
+	if g == nil {
+		return Handle{}, ErrStopped
+	}
+	out := Handle{g.index, g.generation}
+	if err := c.access.reactor.wait(ctx, older); err != nil {
+		c.access.reactor.Post(g.revoke)
+		return Handle{}, fmt.Errorf("commands of a former path do not end: %w", err)
+	}
+	return out, nil
 }
 
-// SetEpoch moves a handle to a new path epoch, with its host's path.
+// SetEpoch moves a handle to a new path epoch, with its host's path. Like Grant it
+// waits for what came under a lower one; until it returns, commands that change data
+// are answered with PathLost.
 func (c *Client) SetEpoch(ctx context.Context, h Handle, epoch uint64) error {
-	return c.access.reactor.Do(ctx, func() {
+	var older <-chan struct{}
+	if err := c.access.reactor.Do(ctx, func() {
 		if g := c.find(h); g != nil && epoch > g.epoch {
-			g.epoch = epoch
-			g.state.epoch = max(g.state.epoch, epoch)
+			older = g.vol.raise(g.state, epoch)
+		}
+	}); err != nil || older == nil {
+		return err
+	}
+	if err := c.access.reactor.wait(ctx, older); err != nil {
+		return fmt.Errorf("commands of a former path do not end: %w", err)
+	}
+	return c.access.reactor.Do(ctx, func() {
+		if g := c.find(h); g != nil {
+			g.epoch = max(g.epoch, epoch)
 		}
 	})
 }
@@ -176,12 +196,8 @@ func (c *Client) Revoke(ctx context.Context, handles ...Handle) error {
 		return err
 	}
 	for _, ch := range wait {
-		select {
-		case <-ch:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-c.access.reactor.done:
-			return ErrStopped
+		if err := c.access.reactor.wait(ctx, ch); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -203,7 +219,7 @@ func (g *grant) revoke() {
 	g.vol.users--
 	for _, p := range g.client.ports {
 		for _, o := range p.inflight {
-			if o != nil && o.grant == g && o.park != notParked {
+			if o != nil && o.grant == g && o.parked != nil {
 				o.drop(ring.StatusPathLost)
 			}
 		}
@@ -220,13 +236,19 @@ func (g *grant) settled() {
 		close(ch)
 	}
 	g.drained = nil
-	if g.generation != 0 {
-		g.client.idle = append(g.client.idle, g.index)
-		g.generation++ // what the plugin still holds matches nothing
-		g.client.grants[g.index] = &grant{index: g.index, generation: g.generation, client: g.client, revoked: true}
-		g.generation = 0
+	c := g.client
+	if c.grants[g.index] != g {
+		return
+	}
+	// What the plugin still holds matches nothing, now and later.
+	c.grants[g.index] = &grant{index: g.index, generation: g.generation + 1, client: c, revoked: true}
+	if g.generation < maxGeneration {
+		c.idle = append(c.idle, g.index)
 	}
 }
+
+// maxGeneration is after how many grants an index is not used again.
+const maxGeneration = 1 << 31
 
 // Close ends the client: its rings are not read any more, what is at a disk
 // finishes, the rest is dropped. It returns when nothing is under way; only then
@@ -240,14 +262,7 @@ func (c *Client) Close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-c.drained:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-c.access.reactor.done:
-		return ErrStopped
-	}
+	return c.access.reactor.wait(ctx, c.drained)
 }
 
 // shut begins the end of c, on the reactor.
@@ -265,6 +280,11 @@ func (c *Client) shut() {
 			g.revoke()
 		}
 	}
+	// Last, since it runs what the queue has to tell meanwhile.
+	for _, p := range c.ports {
+		p.unwatch()
+		p.unwatch = nil
+	}
 	c.maybeDrained()
 }
 
@@ -273,7 +293,7 @@ func (c *Client) maybeDrained() {
 		return
 	}
 	for _, p := range c.ports {
-		if p.busy > 0 {
+		if p.busy > 0 || p.unwatch != nil {
 			return
 		}
 	}
@@ -289,14 +309,21 @@ func (c *Client) maybeDrained() {
 	close(c.drained)
 }
 
-// fault ends a client that broke the rules of its rings.
+// fault ends a client that broke the rules of its rings. It is shut in a moment, not
+// here, in the middle of whatever found the fault.
 func (c *Client) fault(err error) {
-	if c.closing {
+	if c.closing || c.faulty {
 		return
 	}
+	c.faulty = true
 	c.log.Error("plugin broke its ring; the ring is closed", "error", err)
-	c.shut()
-	if c.broken != nil {
-		c.broken(err)
-	}
+	c.access.reactor.Post(func() {
+		if c.closing {
+			return
+		}
+		c.shut()
+		if c.broken != nil {
+			c.broken(err)
+		}
+	})
 }

@@ -15,19 +15,13 @@ const (
 	maxChunk = 1 << 20
 )
 
-// parking says where an op waits when it is not at a disk.
-type parking uint8
-
-const (
-	notParked    parking = iota
-	parkedOrder          // behind an overlapping command
-	parkedExtent         // until its extent is allocated or sealed
-	parkedBounce         // until bounce memory is free
-	parkedLease          // until the Meta session is renewed
-)
+// maxWrite is the most that one write to an extent store carries, in bytes.
+const maxWrite = extent.MaxWriteBlocks * blockBytes
 
 // op is one command that a plugin put into its ring, from the moment its entry was
-// validated until its completion is published. Ops are recycled by their port.
+// validated until its completion is written. It is at a store, or parked in exactly
+// one list, or (only while the reactor works on it) neither. Ops are recycled by
+// their port.
 type op struct {
 	port  *port
 	grant *grant
@@ -48,16 +42,22 @@ type op struct {
 	hold       span // the blocks it changes
 	active     bool
 	seq        uint64
+	epoch      uint64 // path epoch under which it entered
 
-	park    parking
-	dead    bool // completed while parked; whoever unparks it recycles it
-	pos     int64
-	pending int  // I/Os at the stores
-	writing bool // the second half of a read-modify-write
+	// Where it waits: behind another command, for an extent, for bounce memory, for the
+	// lease, or for the next turn; nil: it does not wait, or waits for a store.
+	parked        *opList
+	before, after *op
+
+	want    int   // bytes of bounce memory it waits for
+	pos     int64 // where a command by chunks goes on
+	pending int   // I/Os at the stores
+	writing bool  // the second half of a read-modify-write
 	status  ring.Status
 	info    uint64
 	bounce  []byte
 	ios     [2]extent.IO
+	more    []*extent.IO // when two are too few; kept
 }
 
 // changes says whether the command changes data.
@@ -78,7 +78,27 @@ func (o *op) fail(s ring.Status, info int64) {
 	}
 }
 
-// start runs o from its first step. Ordering is settled.
+// resume starts o, or goes on with it where it was parked, if it still may: path epoch,
+// reservation and lease are looked at here, not only when it entered.
+func (o *op) resume() {
+	v := o.vol
+	o.fail(v.permitted(o), 0)
+	switch {
+	case o.status != ring.StatusOK:
+		o.finish()
+	case !v.access.mayServe():
+		v.access.hold(o)
+	case o.changes() && !o.active && !v.order.enter(o):
+	case o.writing && o.kind == ring.OpWriteZeroes:
+		o.transfer(extent.OpWrite, o.chunk().blocks(), o.bounce)
+	case o.writing:
+		o.transfer(extent.OpWrite, o.range_.blocks(), o.bounce)
+	default:
+		o.start()
+	}
+}
+
+// start runs o from its first step, or a command by chunks from its next chunk.
 func (o *op) start() {
 	switch o.kind {
 	case ring.OpRead:
@@ -96,7 +116,6 @@ func (o *op) start() {
 	case ring.OpCompare, ring.OpCompareAndWrite:
 		o.readIntoBounce(o.range_)
 	case ring.OpVerify, ring.OpWriteZeroes, ring.OpDiscard:
-		o.pos = o.range_.from
 		o.nextChunk()
 	case ring.OpFlush:
 		o.flush()
@@ -117,14 +136,16 @@ func (o *op) takeBounce(n int) bool {
 	if len(o.bounce) == n {
 		return true
 	}
-	b, ok := o.vol.access.bounces.take(n)
-	if !ok {
-		o.park = parkedBounce
-		o.vol.access.bounces.wait(o)
-		return false
+	b := &o.vol.access.bounces
+	if b.waiting.n == 0 {
+		if got, ok := b.take(n); ok {
+			o.bounce = got
+			return true
+		}
 	}
-	o.bounce = b
-	return true
+	o.want = n
+	b.waiting.push(o)
+	return false
 }
 
 // transfer moves the blocks of r, which is block-aligned, between mem and the
@@ -141,6 +162,9 @@ func (o *op) transfer(kind extent.Op, r span, mem []byte) {
 	n := 0
 	for at := r.from; at < r.to; {
 		end := min((at/size+1)*size, r.to)
+		if kind == extent.OpWrite {
+			end = min(end, at+maxWrite)
+		}
 		e := &v.extents[at/size]
 		var part []byte
 		if mem != nil {
@@ -153,7 +177,7 @@ func (o *op) transfer(kind extent.Op, r span, mem []byte) {
 			at = end
 			continue
 		}
-		io := &o.ios[n]
+		io := o.io(n)
 		n++
 		*io = extent.IO{
 			Op: kind, Extent: e.handle, Gen: e.generation,
@@ -162,12 +186,23 @@ func (o *op) transfer(kind extent.Op, r span, mem []byte) {
 			Done: v.access.ioDone, User: o,
 		}
 		o.pending++
-		e.store.Submit(io)
+		v.access.submit(e.store, io)
 		at = end
 	}
 	if o.pending--; o.pending == 0 {
 		o.step()
 	}
+}
+
+// io is the n-th request of o at the stores.
+func (o *op) io(n int) *extent.IO {
+	if n < len(o.ios) {
+		return &o.ios[n]
+	}
+	if n -= len(o.ios); n == len(o.more) {
+		o.more = append(o.more, new(extent.IO))
+	}
+	return o.more[n]
 }
 
 // ioDone is the completion of one I/O at a store.
@@ -234,20 +269,28 @@ func (o *op) rewrite(r span, data []byte) {
 	} else {
 		clear(o.inBounce(r))
 	}
+	if !o.vol.access.mayServe() {
+		o.fail(ring.StatusRetry, 0)
+		o.finish()
+		return
+	}
 	o.writing = true
 	o.transfer(extent.OpWrite, r.blocks(), o.bounce)
 }
 
 // compare says whether the volume holds want, and if not names the first logical
-// block that differs.
+// block that differs. The plugin may change want while it is looked at.
 func (o *op) compare(want []byte) bool {
 	have := o.inBounce(o.range_)
 	if bytes.Equal(have, want) {
 		return true
 	}
 	i := 0
-	for have[i] == want[i] {
+	for i < len(have) && have[i] == want[i] {
 		i++
+	}
+	if i == len(have) {
+		return true
 	}
 	at := o.range_.from + int64(i)
 	o.fail(ring.StatusCompareFailed, at-at%int64(o.vol.blockSize))
@@ -261,7 +304,6 @@ func (o *op) nextChunk() {
 		o.finish()
 		return
 	}
-	o.writing = false
 	switch c := o.chunk(); o.kind {
 	case ring.OpVerify:
 		o.readIntoBounce(c)
@@ -302,9 +344,8 @@ func (o *op) chunkDone() {
 		return
 	}
 	o.releaseBounce()
+	o.writing = false
 	o.pos = c.to
-	// Through the reactor's run queue, not by recursion: a discard of a large thin
-	// volume has thousands of chunks that end at once.
 	o.vol.access.later(o)
 }
 
@@ -316,27 +357,22 @@ func (o *op) flush() {
 		o.finish()
 		return
 	}
-	if v.mayHaveLost(o.grant) {
+	switch {
+	case v.mayHaveLost(o.grant):
 		o.fail(ring.StatusWriteLost, 0)
+		o.finish()
+		return
+	case v.missing > 0: // nobody can say what waits for a flush there
+		o.fail(ring.StatusPathLost, 0)
 		o.finish()
 		return
 	}
 	o.pending++
-	n := 0
-	for _, s := range v.access.stores {
-		if !v.uses(s) {
-			continue
-		}
-		var io *extent.IO
-		if n < len(o.ios) {
-			io = &o.ios[n]
-		} else {
-			io = new(extent.IO) // more than two stores under one volume: rare, and a flush
-		}
-		n++
+	for n, s := range v.stores {
+		io := o.io(n)
 		*io = extent.IO{Op: extent.OpFlush, Durable: true, Done: v.access.ioDone, User: o}
 		o.pending++
-		s.Submit(io)
+		v.access.submit(s, io)
 	}
 	if o.pending--; o.pending == 0 {
 		o.step()
@@ -345,43 +381,39 @@ func (o *op) flush() {
 
 func (o *op) releaseBounce() {
 	if o.bounce != nil {
-		o.vol.access.bounces.give(o.bounce)
+		o.vol.access.bounces.give(o.vol.access, o.bounce)
 		o.bounce = nil
 	}
 }
 
-// finish ends o: it answers the plugin, unless the plugin is gone or the command
-// may no longer be answered with success.
+// finish ends o: it answers the plugin, unless the plugin is gone.
 func (o *op) finish() {
-	a := o.vol.access
-	if o.status == ring.StatusOK && o.kind != ring.OpFlush && !a.mayServe() {
-		// The lease ran out while the command was under way: what it did cannot be
-		// vouched for any more (a new owner may already have answered others).
-		o.fail(ring.StatusRetry, 0)
+	if (o.status == ring.StatusOK || o.status == ring.StatusCompareFailed) && !o.vol.access.mayServe() {
+		// The lease ran out while the command was under way: what it did or saw cannot
+		// be vouched for any more (a new owner may already have answered others).
+		o.status, o.info = ring.StatusRetry, 0
 	}
-	o.releaseBounce()
-	v := o.vol
-	v.account(o)
-	o.port.complete(o)
-	v.order.leave(o, (*op).start)
-	v.left(o)
-	o.recycle()
+	o.end()
 }
 
-// drop answers a parked op with status and leaves its carcass to whoever unparks it.
+// drop answers a parked op, which does not go on.
 func (o *op) drop(s ring.Status) {
-	o.dead = true
+	o.parked.remove(o)
 	o.fail(s, 0)
-	o.releaseBounce()
-	o.port.complete(o)
-	if o.active {
-		o.vol.order.leave(o, (*op).start)
-	}
-	o.vol.left(o)
+	o.end()
 }
 
-// recycle gives o back to its port.
-func (o *op) recycle() { o.port.free(o) }
+func (o *op) end() {
+	v := o.vol
+	o.releaseBounce()
+	v.account(o)
+	if o.changes() {
+		v.order.leave(o, v.access.wakeOp)
+	}
+	v.left(o)
+	o.port.complete(o)
+	o.port.free(o)
+}
 
 // statusOf translates what a store said. A failure of ours (lease, fence, dead
 // store) is path-related, so that hosts try again or elsewhere; only damaged data
@@ -395,9 +427,12 @@ func (a *Access) statusOf(o *op, io *extent.IO) (ring.Status, int64) {
 		}
 		return ring.StatusMediaError, max(at, o.range_.from)
 	case errors.Is(io.Err, extent.ErrNoSpace):
-		return ring.StatusNoSpace, o.range_.from
+		return ring.StatusNoSpace, 0
+	case errors.Is(io.Err, extent.ErrInvalid):
+		a.log.Error("a store calls our request wrong", "volume", o.vol.name, "error", io.Err)
+		return ring.StatusInternal, 0
 	default:
-		a.storeTrouble(o, io)
+		o.vol.trouble("a store refuses commands", io.Err)
 		return ring.StatusPathLost, 0
 	}
 }

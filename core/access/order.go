@@ -21,12 +21,12 @@ func (s span) blocks() span {
 type order struct {
 	head, tail *op // active commands that change data, oldest first
 	holds      int // of those, how many hold their blocks
-	parked     []*op
+	parked     opList
 }
 
 // mayStart says whether o can start now, given what is active and what was parked
-// before it (the first n parked commands).
-func (q *order) mayStart(o *op, n int) bool {
+// before it: the list of parked commands up to o itself, or all of them.
+func (q *order) mayStart(o *op) bool {
 	if q.holds > 0 || o.holds {
 		for a := q.head; a != nil; a = a.next {
 			if (a.holds || o.holds) && a.hold.overlaps(o.hold) {
@@ -34,8 +34,8 @@ func (q *order) mayStart(o *op, n int) bool {
 			}
 		}
 	}
-	for _, p := range q.parked[:n] {
-		if !p.dead && (p.holds || o.holds) && p.hold.overlaps(o.hold) {
+	for p := q.parked.head; p != nil && p != o; p = p.after {
+		if (p.holds || o.holds) && p.hold.overlaps(o.hold) {
 			return false
 		}
 	}
@@ -44,9 +44,8 @@ func (q *order) mayStart(o *op, n int) bool {
 
 // enter makes o active, or parks it and says false.
 func (q *order) enter(o *op) bool {
-	if (q.holds > 0 || o.holds || len(q.parked) > 0) && !q.mayStart(o, len(q.parked)) {
-		o.park = parkedOrder
-		q.parked = append(q.parked, o)
+	if (q.holds > 0 || o.holds || q.parked.n > 0) && !q.mayStart(o) {
+		q.parked.push(o)
 		return false
 	}
 	q.activate(o)
@@ -67,50 +66,32 @@ func (q *order) activate(o *op) {
 	}
 }
 
-// leave ends o and starts, by way of start, what was parked behind it.
-func (q *order) leave(o *op, start func(*op)) {
-	if !o.active {
-		return
-	}
-	o.active = false
-	if o.prev != nil {
-		o.prev.next = o.next
-	} else {
-		q.head = o.next
-	}
-	if o.next != nil {
-		o.next.prev = o.prev
-	} else {
-		q.tail = o.prev
-	}
-	o.prev, o.next = nil, nil
-	if o.holds {
-		q.holds--
-	}
-	if len(q.parked) > 0 {
-		q.release(start)
-	}
-}
-
-// release starts every parked command that nothing holds back any more.
-func (q *order) release(start func(*op)) {
-	var ready []*op
-	for i := 0; i < len(q.parked); {
-		p := q.parked[i]
-		if !p.dead && !q.mayStart(p, i) {
-			i++
-			continue
+// leave ends o, active or parked, and hands what nothing holds back any more to wake;
+// those are active then.
+func (q *order) leave(o *op, wake func(*op)) {
+	if o.active {
+		o.active = false
+		if o.prev != nil {
+			o.prev.next = o.next
+		} else {
+			q.head = o.next
 		}
-		q.parked = append(q.parked[:i], q.parked[i+1:]...)
-		if p.dead {
-			p.recycle()
-			continue
+		if o.next != nil {
+			o.next.prev = o.prev
+		} else {
+			q.tail = o.prev
 		}
-		p.park = notParked
-		q.activate(p)
-		ready = append(ready, p)
+		o.prev, o.next = nil, nil
+		if o.holds {
+			q.holds--
+		}
 	}
-	for _, p := range ready {
-		start(p)
+	for p := q.parked.head; p != nil; {
+		next := p.after
+		if q.mayStart(p) {
+			q.activate(p)
+			wake(p)
+		}
+		p = next
 	}
 }

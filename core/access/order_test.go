@@ -13,7 +13,6 @@ import (
 func TestOrder(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		p := &port{}
 		var q order
 		var active, all []*op
 		started := map[*op]int{}
@@ -21,10 +20,14 @@ func TestOrder(t *testing.T) {
 			started[o] = len(started)
 			active = append(active, o)
 		}
+		wake := func(o *op) {
+			q.parked.remove(o)
+			start(o)
+		}
 		for range 300 {
 			if r.IntN(2) == 0 || len(active) == 0 {
 				from := int64(r.IntN(16)) * blockBytes
-				o := &op{port: p, kind: ring.OpWrite, holds: r.IntN(3) == 0, seq: uint64(len(all))}
+				o := &op{kind: ring.OpWrite, holds: r.IntN(3) == 0}
 				o.hold = span{from, from + int64(1+r.IntN(4))*blockBytes}
 				all = append(all, o)
 				if q.enter(o) {
@@ -34,7 +37,7 @@ func TestOrder(t *testing.T) {
 				i := r.IntN(len(active))
 				o := active[i]
 				active = append(active[:i], active[i+1:]...)
-				q.leave(o, start)
+				q.leave(o, wake)
 			}
 			for i, a := range active {
 				for _, b := range active[:i] {
@@ -47,9 +50,9 @@ func TestOrder(t *testing.T) {
 		for len(active) > 0 {
 			o := active[0]
 			active = active[1:]
-			q.leave(o, start)
+			q.leave(o, wake)
 		}
-		if len(started) != len(all) || q.head != nil || q.tail != nil || q.holds != 0 || len(q.parked) != 0 {
+		if len(started) != len(all) || q.head != nil || q.tail != nil || q.holds != 0 || q.parked.n != 0 {
 			t.Fatalf("seed %d: %d of %d commands were started; left behind: %+v", seed, len(started), len(all), q)
 		}
 		for i, a := range all {
@@ -62,19 +65,25 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-func TestOrderDropsDeadCommands(t *testing.T) {
-	p := &port{}
+// A parked command that is dropped holds nobody back any more.
+func TestOrderParkedCommandLeaves(t *testing.T) {
 	var q order
-	mk := func() *op { return &op{port: p, kind: ring.OpCompareAndWrite, holds: true, hold: span{0, blockBytes}} }
-	a, b, c := mk(), mk(), mk()
+	mk := func(from, to int64) *op {
+		return &op{kind: ring.OpCompareAndWrite, holds: true, hold: span{from * blockBytes, to * blockBytes}}
+	}
+	a, b, c := mk(0, 1), mk(0, 2), mk(1, 2)
 	if !q.enter(a) || q.enter(b) || q.enter(c) {
 		t.Fatal("only the first may start")
 	}
-	b.dead = true
 	var got []*op
-	q.leave(a, func(o *op) { got = append(got, o) })
-	if len(got) != 1 || got[0] != c || len(p.spare) != 1 {
-		t.Fatalf("started %v, recycled %d; want the third and one", got, len(p.spare))
+	wake := func(o *op) {
+		q.parked.remove(o)
+		got = append(got, o)
+	}
+	q.parked.remove(b)
+	q.leave(b, wake)
+	if len(got) != 1 || got[0] != c || q.parked.n != 0 {
+		t.Fatalf("started %v, %d are parked; want the third alone", got, q.parked.n)
 	}
 }
 

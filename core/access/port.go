@@ -10,6 +10,9 @@ import (
 // cannot keep the reactor from the others.
 const pollBatch = 256
 
+// pollBytes is how many bytes of data one turn takes from one ring, for the same reason.
+const pollBytes = 8 << 20
+
 // port is the core's end of one ring pair.
 type port struct {
 	client   *Client
@@ -20,8 +23,8 @@ type port struct {
 	spare    []*op
 	busy     int // commands taken and not yet answered
 	closed   bool
-	news     bool // something was taken or completed since publish
-	unwatch  func()
+	news     bool   // something was taken or completed since publish
+	unwatch  func() // nil: the doorbell is not watched any more
 }
 
 func newPort(c *Client, end *ring.CoreEnd) *port {
@@ -31,7 +34,7 @@ func newPort(c *Client, end *ring.CoreEnd) *port {
 func (p *port) poll() int {
 	var e ring.Entry
 	n := 0
-	for ; n < pollBatch && !p.closed; n++ {
+	for bytes := 0; n < pollBatch && bytes < pollBytes && !p.closed && !p.client.faulty; n++ {
 		ok, err := p.end.Take(&e)
 		if err != nil {
 			p.client.fault(err)
@@ -44,6 +47,7 @@ func (p *port) poll() int {
 			p.client.fault(err)
 			break
 		}
+		bytes += int(e.PoolLength)
 	}
 	p.news = p.news || n > 0
 	return n
@@ -53,9 +57,6 @@ func (p *port) poll() int {
 // the core's tables and starts it. An error means that the plugin broke the ABI;
 // what a host may cause is a status.
 func (p *port) admit(e *ring.Entry) error {
-	if e.PoolLength > 2*maxTransfer {
-		return fmt.Errorf("%v moves %d bytes, at most %d move at once", e.Op, e.Length, maxTransfer)
-	}
 	if e.Op == ring.OpAbort {
 		p.abort(e)
 		return nil
@@ -67,9 +68,13 @@ func (p *port) admit(e *ring.Entry) error {
 	g := p.client.grants[e.Handle]
 	now := p.access.reactor.now()
 	*o = op{
-		port: p, grant: g, vol: g.vol, tag: e.Tag, kind: e.Op, fua: e.Flags&ring.FlagFUA != 0,
+		more: o.more,
+		port: p, grant: g, vol: g.vol, epoch: g.epoch, tag: e.Tag, kind: e.Op, fua: e.Flags&ring.FlagFUA != 0,
 		buf:       p.pool[e.PoolOffset : e.PoolOffset+uint64(e.PoolLength)],
-		submitted: min(int64(e.Submitted), now), taken: now,
+		submitted: now, taken: now,
+	}
+	if e.Submitted < uint64(now) {
+		o.submitted = int64(e.Submitted)
 	}
 	p.inflight[e.Tag] = o
 	p.busy++
@@ -88,7 +93,7 @@ func (p *port) admit(e *ring.Entry) error {
 // abort ends the command that e names if it has not reached a disk. The abort
 // itself always succeeds; whether it was in time shows in the command's status.
 func (p *port) abort(e *ring.Entry) {
-	if t := p.inflight[e.Target]; t != nil && t.park != notParked {
+	if t := p.inflight[e.Target]; t != nil && t.parked != nil {
 		t.drop(ring.StatusAborted)
 	}
 	now := uint64(p.access.reactor.now())
@@ -140,13 +145,12 @@ func (p *port) awake() {
 func (p *port) shut() {
 	p.closed = true
 	p.access.reactor.removeSource(p)
-	p.unwatch()
 }
 
 // dropParked answers what has not reached a disk.
 func (p *port) dropParked(s ring.Status) {
 	for _, o := range p.inflight {
-		if o != nil && o.park != notParked {
+		if o != nil && o.parked != nil {
 			o.drop(s)
 		}
 	}

@@ -16,7 +16,7 @@ var ErrStopped = errors.New("the reactor has stopped")
 type Reactor struct {
 	queue   vfs.Queue
 	clock   Clock
-	monoNow int64    // see now; 0: not read since the last wait
+	monoNow int64    // see now; 0: not read for this batch
 	bootNow int64    // see boot; likewise
 	sources []source // polled every turn
 	kicks   []func() // run at the end of every turn that did work
@@ -75,9 +75,9 @@ func (r *Reactor) Run() error {
 // nothing to do.
 func (r *Reactor) turn() error {
 	r.turns++
-	r.monoNow, r.bootNow = 0, 0
 	work := 0
 	for _, s := range r.sources {
+		r.monoNow, r.bootNow = 0, 0 // a batch of large commands takes its time
 		work += s.poll()
 	}
 	for _, k := range r.kicks {
@@ -119,20 +119,34 @@ func (r *Reactor) fallAsleep() bool {
 // Post runs fn on the reactor soon. It is for any goroutine, and never blocks.
 func (r *Reactor) Post(fn func()) { r.queue.Post(fn) }
 
-// Do runs fn on the reactor and waits until it has run. Not for the reactor itself.
+// Do runs fn on the reactor and waits until it has run. With an error it has not
+// run and never will. Not for the reactor itself.
 func (r *Reactor) Do(ctx context.Context, fn func()) error {
+	var claimed atomic.Bool // by whoever decides first: the reactor to run fn, or the caller to give up
 	ran := make(chan struct{})
 	r.queue.Post(func() {
-		fn()
-		close(ran)
+		if claimed.CompareAndSwap(false, true) {
+			fn()
+			close(ran)
+		}
 	})
-	select {
-	case <-ran:
+	err := r.wait(ctx, ran)
+	if err != nil && !claimed.CompareAndSwap(false, true) {
+		<-ran
 		return nil
-	case <-r.done:
-		return ErrStopped
+	}
+	return err
+}
+
+// wait waits for ch to be closed.
+func (r *Reactor) wait(ctx context.Context, ch <-chan struct{}) error {
+	select {
+	case <-ch:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-r.done:
+		return ErrStopped
 	}
 }
 
@@ -155,8 +169,8 @@ func (r *Reactor) removeSource(s source) {
 	r.sources = kept // a new slice: turn may be walking the old one
 }
 
-// now is the time in CLOCK_MONOTONIC nanoseconds. Like boot it is read at most once
-// between two waits: what one turn does is quick, and a reading per command is not free.
+// now is the time in CLOCK_MONOTONIC nanoseconds. Like boot it is read once per batch
+// of a source and once per batch of completions: a reading per command is not free.
 func (r *Reactor) now() int64 {
 	if r.monoNow == 0 {
 		r.monoNow = r.clock.Monotonic()

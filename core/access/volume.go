@@ -2,6 +2,8 @@ package access
 
 import (
 	"context"
+	"slices"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -36,21 +38,28 @@ type Volume struct {
 	durable   bool
 	losses    uint64
 	extents   []extentSlot
+	stores    []*extent.Store // those that hold extents of it
+	missing   int             // extents whose store is not here
 	order     order
 	hosts     map[Host]*hostState
 	guard     Guard // nil: no reservation
 
-	users    int // grants
-	inflight int
-	seq      uint64
-	fences   []*fence
-	closed   bool
-	stats    VolumeStats
+	users     int // grants
+	inflight  int // commands
+	resolving int // extents at a control goroutine
+	seq       uint64
+	fences    []*fence
+	closed    bool
+	stats     VolumeStats
+
+	resize sync.Mutex // one Grow or Shrink at a time
 }
 
 // hostState is what one host's grants of one volume share.
 type hostState struct {
-	epoch    uint64 // highest path epoch seen
+	epoch    uint64          // highest path epoch seen
+	changing int             // commands under way that change data
+	settled  <-chan struct{} // closed when those from before epoch have ended
 	lossTold uint64
 }
 
@@ -64,24 +73,32 @@ type Guard interface {
 // extentSlot is one extent's place in a volume.
 type extentSlot struct {
 	state      extentState
-	store      *extent.Store
+	storeID    uuid.UUID
+	store      *extent.Store // nil: absent, or the store is not here
 	handle     *extent.Extent
 	generation extent.Generation
-	waiters    []func(ring.Status)
+	resolving  *resolving // not nil: a control goroutine is at it
 }
 
 type extentState uint8
 
 const (
-	extentAbsent    extentState = iota // never written: reads as zeros
-	extentUnsealed                     // exists; our generation is not sealed on it yet
-	extentResolving                    // a control goroutine is at it
+	extentAbsent   extentState = iota // never written: reads as zeros
+	extentUnsealed                    // exists; our generation is not sealed on it yet
 	extentReady
 )
 
-// fence waits for the commands that were under way when it was made.
+// resolving is who waits for an extent.
+type resolving struct {
+	seq  uint64
+	ops  opList
+	then []func(ring.Status)
+}
+
+// fence waits for what was under way when it was made.
 type fence struct {
 	before  uint64
+	host    *hostState // not nil: only for what this host changes
 	pending int
 	done    chan struct{}
 }
@@ -92,38 +109,38 @@ func (v *Volume) enter(o *op, e *ring.Entry) {
 	v.seq++
 	v.inflight++
 	o.grant.inflight++
-	if s := v.check(o, e); s != ring.StatusOK {
-		o.fail(s, 0)
-		o.finish()
-		return
+	if o.changes() {
+		o.grant.state.changing++
 	}
-	v.admit(o)
+	o.fail(v.check(o, e), 0)
+	o.resume()
 }
 
 // check is everything that a host can get wrong.
 func (v *Volume) check(o *op, e *ring.Entry) ring.Status {
 	if o.kind == ring.OpFlush {
-		return v.permitted(o)
+		return ring.StatusOK
 	}
 	mask := uint64(v.blockSize - 1)
-	if e.Offset&mask != 0 || e.Length&mask != 0 || e.Length == 0 {
+	if e.Offset&mask != 0 || e.Length&mask != 0 || e.Length == 0 || (e.PoolLength > 0 && e.Length > maxTransfer) {
 		return ring.StatusInvalidField
 	}
 	if e.Offset > uint64(v.size) || e.Length > uint64(v.size)-e.Offset {
 		return ring.StatusOutOfRange
 	}
 	o.range_ = span{int64(e.Offset), int64(e.Offset + e.Length)}
+	o.pos = o.range_.from
 	if o.changes() {
 		o.hold = o.range_.blocks()
 		o.holds = o.kind == ring.OpCompareAndWrite || (o.kind != ring.OpDiscard && !o.aligned())
 	}
-	return v.permitted(o)
+	return ring.StatusOK
 }
 
-// permitted checks what depends on who asks: path epoch and reservation.
+// permitted checks what depends on who asks: grant, path epoch and reservation.
 func (v *Volume) permitted(o *op) ring.Status {
 	changes := o.changes()
-	if changes && o.grant.epoch < o.grant.state.epoch {
+	if o.grant.revoked || (changes && o.epoch < o.grant.state.epoch) {
 		return ring.StatusPathLost
 	}
 	if v.guard == nil {
@@ -136,24 +153,24 @@ func (v *Volume) permitted(o *op) ring.Status {
 	return ring.StatusOK
 }
 
-// admit holds o while the lease is out, gives it its place in the order, and starts it.
-func (v *Volume) admit(o *op) {
-	if !v.access.mayServe() {
-		v.access.holdForLease(o)
-		return
-	}
-	if o.changes() && !v.order.enter(o) {
-		return
-	}
-	o.start()
-}
-
-// left is called when o has been answered.
+// left is called when o has ended.
 func (v *Volume) left(o *op) {
 	v.inflight--
+	var host *hostState
+	if o.changes() {
+		host = o.grant.state
+		host.changing--
+	}
+	v.passFences(o.seq, host)
+	o.grant.inflight--
+	o.grant.settled()
+}
+
+// passFences is called when what began as seq has ended; host changed data by it, or is nil.
+func (v *Volume) passFences(seq uint64, host *hostState) {
 	for i := 0; i < len(v.fences); {
 		f := v.fences[i]
-		if o.seq < f.before {
+		if seq < f.before && (f.host == nil || f.host == host) {
 			if f.pending--; f.pending == 0 {
 				close(f.done)
 				v.fences = append(v.fences[:i], v.fences[i+1:]...)
@@ -162,13 +179,15 @@ func (v *Volume) left(o *op) {
 		}
 		i++
 	}
-	o.grant.inflight--
-	o.grant.settled()
 }
 
-// fenced returns a channel that is closed when everything now under way has ended.
-func (v *Volume) fenced() <-chan struct{} {
-	f := &fence{before: v.seq, pending: v.inflight, done: make(chan struct{})}
+// fenced returns a channel that is closed when everything now under way has ended; of
+// one host, if it is not nil, everything that changes data.
+func (v *Volume) fenced(host *hostState) <-chan struct{} {
+	f := &fence{before: v.seq, host: host, pending: v.inflight + v.resolving, done: make(chan struct{})}
+	if host != nil {
+		f.pending = host.changing
+	}
 	if f.pending == 0 {
 		close(f.done)
 	} else {
@@ -177,74 +196,104 @@ func (v *Volume) fenced() <-chan struct{} {
 	return f.done
 }
 
-// ready says whether extent i can be used for kind now; if not, o is parked and
-// resumed when it can.
+// raise makes epoch the lowest under which a host may change data, drops its parked
+// commands of lower ones, and returns a channel that is closed when those at the stores
+// have ended.
+func (v *Volume) raise(h *hostState, epoch uint64) <-chan struct{} {
+	if epoch <= h.epoch {
+		return h.settled
+	}
+	h.epoch = epoch
+	if h.changing > 0 {
+		for c := range v.access.clients {
+			for _, p := range c.ports {
+				for _, o := range p.inflight {
+					if o != nil && o.parked != nil && o.grant.state == h && v.permitted(o) == ring.StatusPathLost {
+						o.drop(ring.StatusPathLost)
+					}
+				}
+			}
+		}
+	}
+	h.settled = v.fenced(h)
+	return h.settled
+}
+
+// ready says whether extent i can be used for kind now; if not, o is parked until it
+// can or cannot for good.
 func (v *Volume) ready(o *op, i int64, kind extent.Op) bool {
 	e := &v.extents[i]
-	if e.state == extentReady || (e.state == extentAbsent && kind != extent.OpWrite) {
+	if e.resolving == nil && (e.state == extentReady || (e.state == extentAbsent && kind != extent.OpWrite)) {
 		return true
 	}
-	o.park = parkedExtent
-	v.resolve(uint32(i), func(s ring.Status) {
-		if o.dead {
-			o.recycle()
-			return
-		}
-		o.park = notParked
-		if s != ring.StatusOK {
-			o.fail(s, o.range_.from)
-			o.finish()
-			return
-		}
-		o.resume()
-	})
+	v.resolve(uint32(i)).ops.push(o)
 	return false
 }
 
-// resolve makes extent i usable, allocating it if need be, and calls then on the reactor.
-func (v *Volume) resolve(i uint32, then func(ring.Status)) {
+// resolve has extent i made usable, allocated if need be.
+func (v *Volume) resolve(i uint32) *resolving {
 	e := &v.extents[i]
-	if e.state != extentResolving {
-		v.access.resolve(v, i, e.state == extentAbsent)
-		e.state = extentResolving
+	if e.resolving == nil {
+		e.resolving = &resolving{seq: v.seq}
+		v.seq++
+		v.resolving++
+		v.access.resolve(v, i, *e)
 	}
-	e.waiters = append(e.waiters, then)
+	return e.resolving
 }
 
-// resolved ends extentResolving and resumes who waited.
-func (v *Volume) resolved(i uint32, slot extentSlot, s ring.Status) {
-	if int(i) >= len(v.extents) { // shrunk meanwhile: nobody waits, a fence saw to it
+// resolved ends what resolve began; handle is nil if it failed.
+func (v *Volume) resolved(i uint32, s *extent.Store, handle *extent.Extent, g extent.Generation, status ring.Status) {
+	e := &v.extents[i]
+	r := e.resolving
+	e.resolving = nil
+	if handle != nil {
+		if e.store == nil {
+			e.store = s
+			e.storeID, _ = s.Identity()
+			v.recount(e)
+		}
+		e.state, e.handle, e.generation = extentReady, handle, g
+		v.stats.Trouble = ""
+	}
+	for o := r.ops.head; o != nil; o = r.ops.head {
+		o.fail(status, 0)
+		v.access.wake(o)
+	}
+	for _, then := range r.then {
+		then(status)
+	}
+	v.resolving--
+	v.passFences(r.seq, nil)
+}
+
+// recount looks which stores v needs, after slots were given or lost a store; only of
+// one extent, if that is not nil.
+func (v *Volume) recount(one *extentSlot) {
+	if one != nil {
+		if !slices.Contains(v.stores, one.store) {
+			v.stores = append(v.stores, one.store)
+		}
 		return
 	}
-	waiters := v.extents[i].waiters
-	v.extents[i] = slot
-	for _, w := range waiters {
-		w(s)
-	}
-}
-
-// resume goes on with an op that was parked inside its execution.
-func (o *op) resume() {
-	switch {
-	case o.writing && o.kind == ring.OpWriteZeroes:
-		o.transfer(extent.OpWrite, o.chunk().blocks(), o.bounce)
-	case o.writing:
-		o.transfer(extent.OpWrite, o.range_.blocks(), o.bounce)
-	case o.kind == ring.OpVerify || o.kind == ring.OpWriteZeroes || o.kind == ring.OpDiscard:
-		o.nextChunk()
-	default:
-		o.start()
-	}
-}
-
-// uses says whether any extent of v lies on s.
-func (v *Volume) uses(s *extent.Store) bool {
+	v.stores, v.missing = nil, 0
 	for i := range v.extents {
-		if v.extents[i].store == s {
-			return true
+		switch e := &v.extents[i]; {
+		case e.store != nil:
+			v.recount(e)
+		case e.state != extentAbsent:
+			v.missing++
 		}
 	}
-	return false
+}
+
+// trouble notes why something of v cannot be served; it is logged when it changes.
+func (v *Volume) trouble(what string, err error) {
+	text := what + ": " + err.Error()
+	if v.stats.Trouble != text {
+		v.stats.Trouble = text
+		v.access.log.Error("volume cannot be served whole", "volume", v.name, "trouble", text)
+	}
 }
 
 // mayHaveLost says, once per host and loss, that unflushed writes may be gone.
@@ -259,7 +308,7 @@ func (v *Volume) mayHaveLost(g *grant) bool {
 func (v *Volume) host(h Host) *hostState {
 	s := v.hosts[h]
 	if s == nil {
-		s = &hostState{}
+		s = &hostState{settled: v.fenced(&hostState{})}
 		v.hosts[h] = s
 	}
 	return s
@@ -267,17 +316,19 @@ func (v *Volume) host(h Host) *hostState {
 
 // Grow makes the volume larger. A volume is made smaller by Access.Shrink.
 func (v *Volume) Grow(ctx context.Context, size int64) error {
+	v.resize.Lock()
+	defer v.resize.Unlock()
 	return v.access.reactor.Do(ctx, func() {
-		n := int((size + v.access.extentBytes - 1) / v.access.extentBytes)
-		for len(v.extents) < n {
-			v.extents = append(v.extents, extentSlot{})
+		if n := v.access.extentsOf(size); n > len(v.extents) {
+			v.extents = append(v.extents, make([]extentSlot, n-len(v.extents))...)
 		}
 		v.size = max(v.size, size)
 	})
 }
 
-// SetGuard installs a reservation's rule, or takes it away with nil, and returns
-// when every command admitted under the former one has ended.
+// SetGuard installs a reservation's rule, or takes it away with nil, and returns when
+// every command admitted under the former one has ended; those that were parked are
+// judged again by the new one.
 func (v *Volume) SetGuard(ctx context.Context, g Guard) error {
 	return v.change(ctx, func() { v.guard = g })
 }
@@ -287,16 +338,9 @@ func (v *Volume) change(ctx context.Context, fn func()) error {
 	var done <-chan struct{}
 	if err := v.access.reactor.Do(ctx, func() {
 		fn()
-		done = v.fenced()
+		done = v.fenced(nil)
 	}); err != nil {
 		return err
 	}
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-v.access.reactor.done:
-		return ErrStopped
-	}
+	return v.access.reactor.wait(ctx, done)
 }

@@ -2,7 +2,6 @@ package association
 
 import (
 	"context"
-	"fmt"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -40,16 +39,12 @@ type life struct {
 func (l *life) OpenRings(ctx context.Context, r *proto.OpenRingsRequest) (*proto.OpenRingsResponse, error) {
 	l.opening.Lock()
 	defer l.opening.Unlock()
-	ends, err := l.client.OpenRings(ctx, access.Rings{Threads: int(r.Threads), Entries: int(r.RingEntries), PoolBytes: int64(r.PoolBytes)})
+	rings := access.Rings{Threads: int(r.Threads), Entries: int(r.RingEntries), PoolBytes: int64(r.PoolBytes)}
+	incarnation, err := l.client.OpenRings(ctx, rings, func(d ring.Descriptors) error { return ring.Send(l.inst.Descriptors, d) })
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	for _, e := range ends {
-		if err := ring.Send(l.inst.Descriptors, e.Descriptors()); err != nil {
-			return nil, fmt.Errorf("send ring descriptors to plugin %s: %w", l.inst.Plugin, err)
-		}
-	}
-	return &proto.OpenRingsResponse{Incarnation: ends[0].Incarnation()}, nil
+	return &proto.OpenRingsResponse{Incarnation: incarnation}, nil
 }
 
 // Watch implements proto.CoreServer. What is sent is always the state at the moment

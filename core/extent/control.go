@@ -260,10 +260,15 @@ const deleteWindow = 16
 
 // DeleteVolume removes every extent of the volume.
 func (s *Store) DeleteVolume(ctx context.Context, vol uuid.UUID) error {
+	return s.DeleteFrom(ctx, vol, 0)
+}
+
+// DeleteFrom removes the extents of the volume from index on.
+func (s *Store) DeleteFrom(ctx context.Context, vol uuid.UUID, from uint32) error {
 	var ids []ID
 	err := s.call(ctx, func(done func(error)) {
 		for id := range s.extents {
-			if id.Volume == vol {
+			if id.Volume == vol && id.Index >= from {
 				ids = append(ids, id)
 			}
 		}

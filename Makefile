@@ -16,7 +16,7 @@ build: ## build bin/mooring and bin/plugins/*
 	@for p in $(PLUGINS); do echo "build bin/plugins/$$p"; CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plugins/$$p ./plugins/$$p || exit 1; done
 
 run: build ## build all and start a node from config.hcl
-	./bin/mooring agent -config config.hcl
+	./bin/mooring agent -config config.hcl -trust-plugins
 
 deps: ## install what the tests need (Debian)
 	./e2e/install-deps.sh

@@ -48,6 +48,7 @@ namespace 1 of nqn.2026-11.io.mooring:dev for any host, on 127.0.0.1:4420.`,
 	c.Flags().BoolVar(&o.Dev, "dev", false, "a node to try things with")
 	c.Flags().StringVar(&o.DataDir, "data-dir", "", "with -dev: keep the data in this `folder`")
 	c.Flags().StringSliceVar(&o.Listen, "listen", nil, "with -dev: listen at this `URL` (may be repeated)")
+	c.Flags().BoolVar(&o.TrustPlugins, "trust-plugins", false, "run plugins of the plugin directory that changed since they were registered (-dev does)")
 	c.Flags().StringVar(&o.LogLevel, "log-level", "", "trace, debug, info, warn or error; overrides the file")
 	c.AddCommand(agentReload(g), agentValidate())
 	return c

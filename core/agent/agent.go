@@ -42,10 +42,12 @@ type Options struct {
 	DataDir  string   // with Dev: keep the data here; "" is a temporary folder
 	Listen   []string // with Dev: URLs; none is DevListen
 	LogLevel string   // overrides the file's
-	Socket   string   // overrides the file's control socket
-	Version  string
-	Stdout   io.Writer // what to type next, and "mooring: ready"
-	Stderr   io.Writer // the log
+	// TrustPlugins takes changed plugins of the plugin directory into the catalog.
+	TrustPlugins bool
+	Socket       string // overrides the file's control socket
+	Version      string
+	Stdout       io.Writer // what to type next, and "mooring: ready"
+	Stderr       io.Writer // the log
 }
 
 // agent is a running node. Fields are set while it starts, in this order, and not
@@ -208,6 +210,7 @@ func (a *agent) startServices(ctx context.Context, undo *stack) error {
 	undo.push(func() error { a.hosts.Close(); return nil })
 	a.plugins, err = supervisor.New(supervisor.Options{
 		Logger: a.log, DataDir: a.cfg.DataDir, PluginDir: a.cfg.PluginDir, Host: a.hosts, OnChange: a.pluginChanged,
+		TrustBuiltIn: a.o.Dev || a.o.TrustPlugins,
 	})
 	if err != nil {
 		return err

@@ -56,9 +56,9 @@ func (a *agent) openStore(ctx context.Context, c config.Store) error {
 	if err != nil {
 		return err
 	}
-	id, _ := s.Identity()
+	id, life := s.Identity()
 	st, lost, err := a.meta.StartStore(ctx, a.session, meta.StoreStart{
-		ID: id, Name: c.Name, Path: c.Path, Media: c.Media, Capacity: s.Usage().Capacity, BootID: bootID(),
+		ID: id, Incarnation: life, Name: c.Name, Path: c.Path, Media: c.Media, Capacity: s.Usage().Capacity, BootID: bootID(),
 	})
 	if err == nil {
 		err = a.access.AddStore(ctx, s)

@@ -63,6 +63,8 @@ type catalog struct {
 
 	mu      sync.Mutex
 	entries map[string]Entry // guarded by mu
+
+	trust bool // take changed built-in plugins in; immutable after New
 }
 
 type catalogContent struct {
@@ -283,7 +285,7 @@ func (c *catalog) verify(e Entry) (*os.File, Entry, error) {
 	}
 	sum, err := checkFile(f)
 	if err == nil && sum != e.SHA256 {
-		if e.BuiltIn && e.Core != c.core {
+		if e.BuiltIn && (c.trust || e.Core != c.core) {
 			e, err = c.put(Entry{Name: e.Name, Path: e.Path, SHA256: sum, BuiltIn: true, Core: c.core})
 		} else {
 			err = fmt.Errorf("%w: %s has SHA-256 %s, registered is %s; if it is what you want to run, `mooring plugin add %s`",

@@ -70,15 +70,11 @@ func (q *Queue) abort(c *Command) {
 	switch {
 	case c.Parked:
 		q.unpark(c)
-		c.unpairFailed()
+		q.drop(c, nvme.StatusAbortRequested)
 		c.refuse(nvme.StatusAbortRequested)
 		q.conn.Ready(c)
 	case c.state == commandBegun, c.state == commandFused:
-		if q.fused == c {
-			q.fused, q.fusedFailed = nil, true
-		}
-		c.unpairFailed()
-		c.fail(nvme.StatusAbortRequested)
+		q.drop(c, nvme.StatusAbortRequested)
 	case q.id == nvme.AdminQueue && q.ctrl.events.remove(c):
 		q.complete(c, nvme.StatusAbortRequested)
 	default:
@@ -91,12 +87,5 @@ func (q *Queue) hasten(c *Command) {
 	if c.submitted && !c.asked {
 		c.asked = true
 		q.thread.Abort(&c.req)
-	}
-}
-
-// unpairFailed ends the other half of a fused pair of which c will not be executed.
-func (c *Command) unpairFailed() {
-	if m := c.mate; m != nil {
-		m.fail(nvme.StatusAbortFailedFused)
 	}
 }

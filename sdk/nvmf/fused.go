@@ -47,7 +47,7 @@ func (q *Queue) pair(first *Command, failed bool, c *Command) {
 		c.refuseBegun(nvme.StatusAbortMissingFused)
 	case c.Refused:
 		first.fail(nvme.StatusAbortFailedFused)
-	case c.SQE.Opcode() != nvme.IOWrite || c.ns != first.ns ||
+	case c.SQE.Opcode() != nvme.IOWrite || c.ns.id != first.ns.id ||
 		c.SQE.StartLBA() != first.SQE.StartLBA() || c.SQE.Blocks() != first.SQE.Blocks():
 		c.refuseBegun(nvme.StatusInvalidField.WithDNR())
 		first.fail(nvme.StatusInvalidField.WithDNR())

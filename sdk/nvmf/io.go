@@ -93,7 +93,7 @@ func beginCompare(q *Queue, c *Command, ns *namespace) nvme.Status {
 	if c.SQE.Fuse() != nvme.FuseFirst {
 		return q.moveBlocks(c, TransferFromHost, ns, 1)
 	}
-	if c.SQE.Blocks()<<ns.shift > fusedBytes {
+	if n := int(c.SQE.Blocks()) << ns.shift; n > fusedBytes || 2*n > q.maxTransfer {
 		return nvme.StatusAtomicWriteUnitExceeded.WithDNR()
 	}
 	return q.moveBlocks(c, TransferFromHost, ns, 2)

@@ -420,6 +420,59 @@ func TestFusedRules(t *testing.T) {
 	}
 }
 
+// A command whose data the transport could not get ends without effect, and its fused half too.
+func TestFail(t *testing.T) {
+	r := newRig(t)
+	c := r.connect(1).io[0]
+	compare, write := fusedPair(1)
+	for _, tc := range []struct {
+		rule string
+		cmds []nvme.Command // the last one fails
+		want []nvme.Status
+	}{
+		{"write", []nvme.Command{rw(nvme.IOWrite, 1, 0, 1, 4096)}, []nvme.Status{nvme.StatusTransientTransportError}},
+		{"first half", []nvme.Command{compare}, []nvme.Status{nvme.StatusTransientTransportError}},
+		{"second half", []nvme.Command{compare, write}, []nvme.Status{nvme.StatusAbortFailedFused, nvme.StatusTransientTransportError}},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			var answers []chan answer
+			for i, cmd := range tc.cmds {
+				ch := make(chan answer, 1)
+				answers = append(answers, ch)
+				onThread(c.thread, func() bool {
+					k := c.q.Get()
+					k.SQE = cmd
+					k.SQE.SetCID(nvme.CommandID(1000 + i))
+					c.wait[k.SQE.CID()] = ch
+					c.q.Begin(k)
+					if i == len(tc.cmds)-1 {
+						c.q.Fail(k, nvme.StatusTransientTransportError)
+					} else {
+						c.q.Execute(k)
+					}
+					return true
+				})
+			}
+			for i, ch := range answers {
+				if a := c.get(ch); a.Status().Code() != tc.want[i] {
+					t.Errorf("command %d: %v, want %v", i, a.Status(), tc.want[i])
+				}
+			}
+		})
+	}
+	// The first half failed above: a second half that follows it fails as well.
+	onThread(c.thread, func() bool {
+		k := c.q.Get()
+		k.SQE = compare
+		k.SQE.SetCID(2000)
+		c.q.Begin(k)
+		c.q.Fail(k, nvme.StatusTransientTransportError)
+		return true
+	})
+	c.fails(nvme.StatusAbortFailedFused, write, make([]byte, 4096))
+	r.blocks.Intercept(func(*ring.Entry) (ring.Status, bool) { t.Error("a failed command reached the core"); return 0, false })
+}
+
 // A first half without a second is ended with its queue.
 func TestLonelyFirstHalf(t *testing.T) {
 	r := newRig(t)
@@ -497,47 +550,39 @@ func TestRangeEndMoves(t *testing.T) {
 	c.fails(nvme.StatusLBAOutOfRange, rw(nvme.IORead, 1, 3000, 1, 4096), nil)
 }
 
-// Reads and writes allocate nothing.
+// Reads and writes allocate nothing, the turns of the loop included.
 func TestNoAllocation(t *testing.T) {
 	r := newRig(t)
-	h := r.connect(1)
-	c := h.io[0]
-	var done chan bool
-	bench := &benchConn{thread: c.thread}
-	result := make(chan float64, 2)
-	for _, op := range []nvme.Opcode{nvme.IORead, nvme.IOWrite} {
-		// Each run begins and completes one command on the thread: the loop's turns included.
+	c := r.connect(1).io[0]
+	done := make(chan bool, 1)
+	bench := &benchConn{thread: c.thread, q: c.q, done: func() { done <- true }}
+	onThread(c.thread, func() bool { c.q.conn = bench; return true })
+	for _, op := range []nvme.Opcode{nvme.IORead, nvme.IOWrite, nvme.IOFlush} {
 		cmd := rw(op, 1, 1, 1, 4096)
-		done = make(chan bool, 1)
-		onThread(c.thread, func() bool {
-			bench.q, c.q.conn = c.q, bench
-			bench.done = func() { done <- true }
-			return true
-		})
-		run := func() { bench.start(cmd) }
-		result <- testing.AllocsPerRun(200, func() {
+		run := func() { bench.start(&cmd) }
+		n := testing.AllocsPerRun(200, func() {
 			c.thread.Post(run)
 			<-done
 		})
-		if n := <-result; n > 0 {
-			t.Errorf("opcode %02xh: %v allocations per command", uint8(op), n)
+		if n > 0 || !bench.failed.OK() {
+			t.Errorf("opcode %02xh: %v allocations per command, %v", uint8(op), n, bench.failed)
 		}
 	}
 	onThread(c.thread, func() bool { c.q.conn = c; return true })
 }
 
-// benchConn is a transport without a host.
+// benchConn is a transport without a host, that sends a command again when it completes.
 type benchConn struct {
 	thread *block.Thread
 	q      *Queue
+	left   int // commands to send again
+	failed nvme.Status
 	done   func()
-	left   int
-	cmd    nvme.Command
 }
 
-func (b *benchConn) start(cmd nvme.Command) {
+func (b *benchConn) start(cmd *nvme.Command) {
 	c := b.q.Get()
-	c.SQE = cmd
+	c.SQE = *cmd
 	b.q.Begin(c)
 	if !c.Parked {
 		b.q.Execute(c)
@@ -545,37 +590,38 @@ func (b *benchConn) start(cmd nvme.Command) {
 }
 
 func (b *benchConn) Complete(c *Command) {
-	c.Release()
-	if b.left > 0 {
-		b.left--
-		b.start(b.cmd)
+	if !c.Status().OK() {
+		b.failed = c.Status()
+	}
+	c.Release() // and c is the next one that Get returns, with its SQE
+	if b.left == 0 || !b.failed.OK() {
+		b.done()
 		return
 	}
-	b.done()
+	b.left--
+	b.start(&c.SQE)
 }
 
 func (b *benchConn) Ready(c *Command)   { b.q.Execute(c) }
 func (b *benchConn) Close(reason error) { b.q.Gone(reason) }
 
-// BenchmarkFrontEnd runs commands against volumes in memory, ring and loop included.
+// BenchmarkFrontEnd keeps 32 commands under way against volumes in memory, ring and loop included.
 func BenchmarkFrontEnd(b *testing.B) {
 	for _, op := range []nvme.Opcode{nvme.IORead, nvme.IOWrite, nvme.IOFlush} {
 		b.Run(op.IOName(), func(b *testing.B) {
+			const depth = 32
 			r := newRig(b)
 			c := r.connect(1).io[0]
-			const depth = 32
 			done := make(chan bool, depth)
-			bench := &benchConn{thread: c.thread, q: c.q, left: b.N, cmd: rw(op, 1, 1, 1, 4096)}
-			bench.done = func() { done <- true }
+			bench := &benchConn{thread: c.thread, q: c.q, left: b.N, done: func() { done <- true }}
 			onThread(c.thread, func() bool { c.q.conn = bench; return true })
 			b.ReportAllocs()
 			b.ResetTimer()
 			c.thread.Post(func() {
-				for i := range depth {
-					cmd := bench.cmd
-					cmd.SetCID(nvme.CommandID(i))
-					bench.cmd = cmd
-					bench.start(cmd)
+				for i := range nvme.CommandID(depth) {
+					cmd := rw(op, 1, nvme.LBA(i), 1, 4096)
+					cmd.SetCID(i)
+					bench.start(&cmd)
 				}
 			})
 			for range depth {
@@ -583,6 +629,9 @@ func BenchmarkFrontEnd(b *testing.B) {
 			}
 			b.StopTimer()
 			onThread(c.thread, func() bool { c.q.conn = c; return true })
+			if !bench.failed.OK() {
+				b.Error(bench.failed)
+			}
 		})
 	}
 }

@@ -36,7 +36,7 @@ type Event struct {
 
 // Bounds of the journal.
 const (
-	JournalEvents = 4096 // kept per node; older ones are forgotten
+	JournalEvents = 2048 // kept per node; older ones are forgotten
 	journalQueue  = 1024 // waiting to be written; more are dropped and counted
 	journalBatch  = 60
 	// journalPatience is how long a batch may take to write.

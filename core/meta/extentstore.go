@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -45,7 +46,11 @@ type Store struct {
 
 // StoreStart tells Meta that a store begins a life.
 type StoreStart struct {
-	ID       uuid.UUID
+	ID uuid.UUID
+	// Incarnation is the store's own durable count of its lives; 0: Meta counts them.
+	// One lower than Meta knows is refused: that disk is an older copy of the store.
+	Incarnation uint64
+
 	Name     string
 	Path     string
 	Media    string
@@ -69,7 +74,7 @@ func (m *Meta) StartStore(ctx context.Context, s *Session, o StoreStart) (Store,
 		return Store{}, nil, err
 	}
 	var lost []Volume
-	if err == nil && !prior.Clean && prior.BootID != o.BootID {
+	if err == nil && !prior.Clean && prior.BootID != o.BootID && (o.Incarnation == 0 || o.Incarnation > prior.Incarnation) {
 		// Before the store's record says that all is well: a crash in between counts a
 		// loss twice, which is harmless, and never not at all.
 		if lost, err = m.recordLosses(ctx, o.ID); err != nil {
@@ -88,9 +93,13 @@ func (m *Meta) StartStore(ctx context.Context, s *Session, o StoreStart) (Store,
 		if err == nil && old.Node != s.node {
 			return fmt.Errorf("store %s belongs to node %s: %w", o.ID, old.Node, ErrExists)
 		}
+		life := cmp.Or(o.Incarnation, old.Incarnation+1)
+		if life < old.Incarnation || (life == old.Incarnation && old.BootID != o.BootID) {
+			return fmt.Errorf("store %s is in its life %d, but Meta knows life %d; its disk is an older copy: %w", o.Name, life, old.Incarnation, ErrConflict)
+		}
 		out = Store{
 			ID: o.ID, Node: s.node, Name: o.Name, Path: o.Path, Media: o.Media, Capacity: o.Capacity, State: StoreActive,
-			Incarnation: old.Incarnation + 1, BootID: o.BootID, Started: m.now().UTC(),
+			Incarnation: life, BootID: o.BootID, Started: m.now().UTC(),
 		}
 		if old.State == StoreDraining {
 			out.State, out.Reason = old.State, old.Reason

@@ -148,6 +148,29 @@ func TestStoreRestart(t *testing.T) {
 	}
 }
 
+// A store counts its own lives; an older copy of its disk is refused.
+func TestStoreCountsItsLives(t *testing.T) {
+	w := newWorld(t)
+	s := w.node("a")
+	o := meta.StoreStart{ID: uuid.New(), Incarnation: 5, Name: "main", BootID: "one"}
+	for range 2 { // the same request, repeated
+		st, _, err := w.StartStore(w.ctx, s, o)
+		w.must(err)
+		if st.Incarnation != 5 {
+			t.Fatalf("%+v", st)
+		}
+	}
+	o.BootID = "two"
+	_, _, err := w.StartStore(w.ctx, s, o)
+	w.is(err, meta.ErrConflict)
+	o.Incarnation = 4
+	_, _, err = w.StartStore(w.ctx, s, o)
+	w.is(err, meta.ErrConflict)
+	o.Incarnation = 9
+	_, _, err = w.StartStore(w.ctx, s, o)
+	w.must(err)
+}
+
 // Unflushed writes can be lost when the machine loses power, and only then.
 func TestLosses(t *testing.T) {
 	w := newWorld(t)

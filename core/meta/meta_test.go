@@ -493,7 +493,7 @@ func TestEvents(t *testing.T) {
 func TestJournalIsBounded(t *testing.T) {
 	w := newWorld(t)
 	node := uuid.New()
-	for batch := range 10 {
+	for batch := range 6 {
 		j, err := w.OpenJournal(w.ctx, node)
 		w.must(err)
 		for i := range 500 {
@@ -503,7 +503,7 @@ func TestJournalIsBounded(t *testing.T) {
 	}
 	all, err := w.Events(w.ctx, 0)
 	w.must(err)
-	if n := len(all); n != meta.JournalEvents || all[n-1].Message != "4999" {
+	if n := len(all); n != meta.JournalEvents || all[n-1].Message != "2999" {
 		t.Fatalf("%d events are kept, the last is %q", n, all[n-1].Message)
 	}
 }

@@ -71,7 +71,7 @@ type Associations struct {
 }
 
 // maxOpenAssociations bounds what one host has with one subsystem.
-const maxOpenAssociations = 512
+const maxOpenAssociations = 128
 
 // associations reads a host's record, which may not exist.
 func (m *Meta) associations(ctx context.Context, nqn string, h HostID) (Associations, error) {
@@ -233,60 +233,109 @@ func (m *Meta) Paths(ctx context.Context) ([]Path, error) {
 // MaxNonOptimized is how many non-optimized access points a path has at most.
 const MaxNonOptimized = 2
 
-// SetPath commits a placement decided on the basis of a path whose Moves were
-// expect (0: there was none): ErrConflict if it changed since. When the optimized
-// access point changes, the epoch grows in the same transaction. Committing what is
-// there changes nothing.
+// PathChange is a placement decided on the basis of a path whose Moves were Expect
+// (0: there was none).
+type PathChange struct {
+	Expect PathEpoch
+	Path   Path
+}
+
+// SetPath commits one placement: ErrConflict if the path changed since. When the
+// optimized access point changes, the epoch grows in the same transaction.
+// Committing what is there changes nothing.
 func (m *Meta) SetPath(ctx context.Context, expect PathEpoch, want Path) (Path, error) {
+	out, err := m.SetPaths(ctx, []PathChange{{Expect: expect, Path: want}})
+	if err != nil {
+		return want, err
+	}
+	if len(out) == 0 {
+		return want, fmt.Errorf("%s: %w", want.Key, ErrNotFound)
+	}
+	return out[0], nil
+}
+
+// pathsPerTxn fits MaxOps: a path has three conditions at most, its host and subsystem one.
+const pathsPerTxn = 30
+
+// SetPaths commits placements like SetPath, many in one transaction; a failure may
+// come after some of them. Those whose namespace is gone are left out of the answer.
+func (m *Meta) SetPaths(ctx context.Context, changes []PathChange) ([]Path, error) {
+	var all []Path
+	for part := range slices.Chunk(changes, pathsPerTxn) {
+		var out []Path
+		err := m.retry(ctx, func(x *txn) error {
+			out = out[:0]
+			associations := map[string]Associations{}
+			for _, c := range part {
+				c.Path.Key = NewPathKey(c.Path.Key.Host, c.Path.Key.Subsystem, c.Path.Key.NSID)
+				who := keyAssociation(c.Path.Key.Subsystem, c.Path.Key.Host)
+				a, ok := associations[who]
+				if !ok {
+					var err error
+					if a, err = m.associations(ctx, c.Path.Key.Subsystem, c.Path.Key.Host); err != nil {
+						return err
+					}
+					associations[who] = a
+				}
+				p, err := m.setPath(ctx, x, a, c)
+				if isNotFound(err) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				out = append(out, p)
+			}
+			return nil
+		})
+		if err != nil {
+			return all, err
+		}
+		all = append(all, out...)
+	}
+	return all, nil
+}
+
+// setPath adds one placement to a transaction.
+func (m *Meta) setPath(ctx context.Context, x *txn, a Associations, c PathChange) (Path, error) {
+	want := c.Path
 	if len(want.NonOptimized) > MaxNonOptimized || slices.Contains(want.NonOptimized, want.Optimized) {
 		return want, invalid("path", "at most %d non-optimized access points besides the optimized one", MaxNonOptimized)
 	}
-	want.Key = NewPathKey(want.Key.Host, want.Key.Subsystem, want.Key.NSID)
-	var out Path
-	err := m.retry(ctx, func(x *txn) error {
-		n, nrev, err := load[Namespace](ctx, m, keyNamespace(want.Key.Subsystem, want.Key.NSID))
+	n, nrev, err := load[Namespace](ctx, m, keyNamespace(want.Key.Subsystem, want.Key.NSID))
+	if err != nil {
+		return want, fmt.Errorf("%s: %w", want.Key, err)
+	}
+	if a.revision == 0 {
+		return want, fmt.Errorf("%s has no association yet: %w", want.Key, ErrConflict)
+	}
+	old, rev, err := load[Path](ctx, m, keyPath(want.Key))
+	if err != nil && !isNotFound(err) {
+		return want, err
+	}
+	settled := rev != 0 && old.Optimized == want.Optimized && slices.Equal(old.NonOptimized, want.NonOptimized)
+	if settled && old.Reason == want.Reason && old.Policy == want.Policy {
+		old.Epoch = old.Moves + a.Raises
+		return old, nil
+	}
+	if old.Moves != c.Expect {
+		return want, fmt.Errorf("path of %s moved meanwhile: %w", want.Key, ErrConflict)
+	}
+	want.Moves, want.Since = old.Moves, old.Since
+	if rev == 0 {
+		v, vrev, err := load[Volume](ctx, m, keyVolume(n.Volume))
 		if err != nil {
-			return fmt.Errorf("%s: %w", want.Key, err)
+			return want, err
 		}
-		a, err := m.associations(ctx, want.Key.Subsystem, want.Key.Host)
-		if err != nil {
-			return err
-		}
-		if a.revision == 0 {
-			return fmt.Errorf("%s has no association yet: %w", want.Key, ErrConflict)
-		}
-		old, rev, err := load[Path](ctx, m, keyPath(want.Key))
-		if err != nil && !isNotFound(err) {
-			return err
-		}
-		settled := rev != 0 && old.Optimized == want.Optimized && slices.Equal(old.NonOptimized, want.NonOptimized)
-		if settled && old.Reason == want.Reason && old.Policy == want.Policy {
-			out = old
-			out.Epoch = old.Moves + a.Raises
-			return nil
-		}
-		if old.Moves != expect {
-			return fmt.Errorf("path of %s moved meanwhile: %w", want.Key, ErrConflict)
-		}
-		next := want
-		next.Moves, next.Since = old.Moves, old.Since
-		if rev == 0 {
-			v, vrev, err := load[Volume](ctx, m, keyVolume(n.Volume))
-			if err != nil {
-				return err
-			}
-			x.at(keyVolume(n.Volume), vrev)
-			next.Moves, next.Since = v.EpochBase+1, m.now().UTC()
-		} else if old.Optimized != want.Optimized {
-			next.Moves, next.Since = old.Moves+1, m.now().UTC()
-		}
-		x.at(keyNamespace(want.Key.Subsystem, want.Key.NSID), nrev)
-		x.update(keyPath(want.Key), rev, next)
-		out = next
-		out.Epoch = next.Moves + a.Raises
-		return nil
-	})
-	return out, err
+		x.at(keyVolume(n.Volume), vrev)
+		want.Moves, want.Since = v.EpochBase+1, m.now().UTC()
+	} else if old.Optimized != want.Optimized {
+		want.Moves, want.Since = old.Moves+1, m.now().UTC()
+	}
+	x.at(keyNamespace(want.Key.Subsystem, want.Key.NSID), nrev)
+	x.update(keyPath(want.Key), rev, want)
+	want.Epoch = want.Moves + a.Raises
+	return want, nil
 }
 
 // ---------------------------------------------------------------- access points

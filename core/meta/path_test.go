@@ -107,10 +107,10 @@ func TestAssociationLimits(t *testing.T) {
 	_, err = w.BeginAssociation(w.ctx, s, nqn, hostA, meta.OpenAssociation{ID: 1})
 	w.is(err, meta.ErrInvalid) // not allowed
 	w.must(w.AllowHost(w.ctx, nqn, hostA.Name))
-	for i := range uint64(512) {
+	for i := range uint64(128) {
 		w.begin(s, hostA, i, "x")
 	}
-	_, err = w.BeginAssociation(w.ctx, s, nqn, hostA, meta.OpenAssociation{ID: 512})
+	_, err = w.BeginAssociation(w.ctx, s, nqn, hostA, meta.OpenAssociation{ID: 128})
 	w.is(err, meta.ErrInUse)
 	_, err = w.BeginAssociation(w.ctx, s, "nqn.2026-11.io.mooring:none", hostA, meta.OpenAssociation{ID: 1})
 	w.is(err, meta.ErrNotFound)

@@ -93,7 +93,9 @@ func (s *Session) register(ctx context.Context) (alone bool, err error) {
 		if err != nil && !isNotFound(err) {
 			return err
 		}
-		s.id, alone = n+1, true
+		// The clock keeps a store that was restored from a backup from giving out again
+		// the numbers of sessions that it forgot, and that may still own extents.
+		s.id, alone = max(n+1, SessionID(m.now().UnixMilli())), true
 		x.update(keyCounter("session"), rev, s.id)
 		others, err := m.Sessions(ctx)
 		if err != nil {

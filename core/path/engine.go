@@ -119,28 +119,22 @@ func (e *Engine) place(ctx context.Context, nqn string, h meta.HostID) error {
 		return err
 	}
 	name, answer := e.ask(ctx, tenant, q)
+	var changes []meta.PathChange
 	for i, a := range answer {
-		if err := e.commit(ctx, paths[a.Key], q.Pairs[i].Present, a, name); err != nil {
-			return err
+		was := paths[a.Key]
+		if a.equal(q.Pairs[i].Present) && was.Moves != 0 {
+			continue
 		}
+		changes = append(changes, meta.PathChange{Expect: was.Moves, Path: meta.Path{
+			Key: a.Key, Optimized: a.Optimized, NonOptimized: a.NonOptimized, Policy: name, Reason: a.Reason,
+		}})
 	}
-	return nil
-}
-
-// commit writes one placement, if it differs from the present one.
-func (e *Engine) commit(ctx context.Context, was meta.Path, present, a Placement, policy string) error {
-	if a.equal(present) && was.Moves != 0 {
-		return nil
-	}
-	p, err := e.meta.SetPath(ctx, was.Moves, meta.Path{
-		Key: a.Key, Optimized: a.Optimized, NonOptimized: a.NonOptimized, Policy: policy, Reason: a.Reason,
-	})
-	if errors.Is(err, meta.ErrNotFound) { // detached meanwhile
-		return nil
-	}
-	if err == nil && was.Optimized != p.Optimized {
-		e.log.Info("path placed", "host", p.Key.Host.Name, "subsystem", p.Key.Subsystem, "nsid", p.Key.NSID,
-			"optimized", p.Optimized, "epoch", p.Epoch, "reason", p.Reason)
+	done, err := e.meta.SetPaths(ctx, changes)
+	for _, p := range done {
+		if was := paths[p.Key]; was.Optimized != p.Optimized {
+			e.log.Info("path placed", "host", p.Key.Host.Name, "subsystem", p.Key.Subsystem, "nsid", p.Key.NSID,
+				"optimized", p.Optimized, "epoch", p.Epoch, "reason", p.Reason)
+		}
 	}
 	return err
 }

@@ -74,6 +74,9 @@ func (ct *Controller) start(n *connecting) {
 	q.ctrl, q.id, q.view = ct, nvme.AdminQueue, emptyView
 	ct.log.Info("host connected", "peer", q.info.Peer, "access_point", q.info.AccessPointID, "keep_alive", ct.keepAlive)
 	ct.refresh()
+	if limit := ct.target.limits.Namespaces; int64(ct.view.sub.GetMaxNamespaces()) > int64(limit) {
+		ct.log.Warn("namespaces above the limit are not shown", "max_namespaces", ct.view.sub.GetMaxNamespaces(), "limit", limit)
+	}
 	q.connected(n)
 }
 
@@ -342,9 +345,6 @@ func (ct *Controller) refresh() {
 	sub := x.subsystem(ct.subsystem)
 	if sub == nil {
 		sub = &proto.Subsystem{Nqn: ct.subsystem, MaxNamespaces: uint32(ct.view.maxNSID)}
-	}
-	if int64(sub.GetMaxNamespaces()) > int64(ct.target.limits.Namespaces) {
-		ct.log.Warn("subsystem has more namespaces than the limit", "max", sub.GetMaxNamespaces(), "limit", ct.target.limits.Namespaces)
 	}
 	old := ct.view
 	v := newView(sub, ct.hostNQN, ct.grants, ct.target.limits.Namespaces, !ct.cacheSeen || !ct.features.writeCache)

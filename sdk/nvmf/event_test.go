@@ -39,14 +39,13 @@ func (h *host) changed(retain bool) nvme.ChangedNSList {
 	return l
 }
 
-// settled waits until the controller has seen what the core sent before.
+// settled waits until the controller has seen what the core sent before: updates are taken in
+// order, and the last one changes nothing.
 func (h *host) settled() {
 	h.r.t.Helper()
-	h.r.eventually("updates are taken", func() bool { return len(h.r.core.updates) == 0 })
-	want := h.r.exports.Subsystems
+	h.r.export(func(*proto.Subsystem) {})
 	h.r.eventually("the exports are current", func() bool {
-		x := h.r.target.currentExports()
-		return len(want) == 0 || x.subsystem(testNQN) != nil && x.subsystem(testNQN).GetGeneration() == want[0].GetGeneration()
+		return h.r.target.currentExports().subsystem(testNQN).GetGeneration() == h.r.sub().GetGeneration()
 	})
 	onThread(h.thread, func() bool { return true })
 }

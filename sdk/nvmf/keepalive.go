@@ -56,6 +56,7 @@ func (ct *Controller) wasActive() bool {
 // discovery controller without keep alive may be idle.
 func (ct *Controller) watchIdle() {
 	switch {
+	case ct.ending:
 	case !ct.ready():
 		ct.idleTimer.Reset(ct.target.limits.DisabledTimeout)
 	case ct.kind == nvme.ControllerDiscovery && ct.keepAlive == 0:

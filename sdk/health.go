@@ -3,6 +3,7 @@ package sdk
 import (
 	"fmt"
 	"runtime/metrics"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,6 +109,11 @@ func (h *health) report(due bool) (r *proto.HealthReport, hung bool) {
 			r.Metrics = append(r.Metrics, &proto.Metric{Name: m.Name, Value: m.Value, Labels: m.Labels, Counter: m.Counter})
 		}
 	}
+	h.mu.Lock()
+	for i, p := range h.threads {
+		r.Metrics = append(r.Metrics, stageMetrics(i, p.thread.Stage())...)
+	}
+	h.mu.Unlock()
 	missed, thread := h.feel(due)
 	if missed >= stuckAfter {
 		r.Healthy, r.Reason = false, fmt.Sprintf("I/O thread %d is stuck in a callback", thread)
@@ -138,6 +144,26 @@ func (p *pulse) feel() {
 	p.missed, p.asked = 0, true
 	p.beat.Store(false)
 	p.thread.Post(func() { p.beat.Store(true) })
+}
+
+// stageMetrics is a thread's latency histogram, in the form that Prometheus queries
+// expect of one.
+func stageMetrics(thread int, s *block.Stage) []*proto.Metric {
+	buckets, sum := s.Read()
+	id := strconv.Itoa(thread)
+	var out []*proto.Metric
+	var count uint64
+	for i, n := range buckets {
+		count += n
+		le := "+Inf"
+		if i < block.StageBuckets-1 {
+			le = strconv.FormatFloat(float64(block.StageBound(i))/1e9, 'g', -1, 64)
+		}
+		out = append(out, &proto.Metric{Name: "stage_seconds_bucket", Value: float64(count), Labels: map[string]string{"thread": id, "le": le}, Counter: true})
+	}
+	return append(out,
+		&proto.Metric{Name: "stage_seconds_sum", Value: float64(sum) / 1e9, Labels: map[string]string{"thread": id}, Counter: true},
+		&proto.Metric{Name: "stage_seconds_count", Value: float64(count), Labels: map[string]string{"thread": id}, Counter: true})
 }
 
 // processMetrics is what every plugin reports.

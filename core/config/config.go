@@ -379,7 +379,7 @@ func (r *reader) general(in *file, c *Config) {
 			r.wrong(a.Range, "Invalid metrics address", "metrics must be an address and port such as \"127.0.0.1:9464\", or \"off\"; it is %q.", a.Metrics)
 		}
 	}
-	c.Limits = Limits{HoldFor: 10 * time.Second, SessionTTL: 6 * time.Second}
+	c.Limits = Limits{HoldFor: 10 * time.Second, SessionTTL: 30 * time.Second}
 	if l := in.Limits; l != nil {
 		c.Limits.HoldFor = r.duration(l.Range, "hold_for", l.HoldFor, c.Limits.HoldFor, time.Second, 25*time.Second)
 		c.Limits.SessionTTL = r.duration(l.Range, "session_ttl", l.SessionTTL, c.Limits.SessionTTL, 2*time.Second, time.Minute)

@@ -60,6 +60,9 @@ type Request struct {
 	// Submit. It may submit again, this request included.
 	Done func(*Request)
 	User any // the caller's; not touched
+	// Arrived is when the command came in that this request is for, on Thread.Now's
+	// clock, for the latency of the plugin's own stage; 0: do not count.
+	Arrived uint64
 
 	// Set before Done.
 	Status Status

@@ -42,6 +42,7 @@ type Thread struct {
 	ended   fifo       // Done is due without the core's help
 	lost    error      // not nil: the core is gone
 
+	stage  Stage
 	hooks  []*func()
 	timers timerHeap
 	now    int64 // ns, when this turn began
@@ -105,6 +106,9 @@ func (t *Thread) PoolFD() int { return t.end.PoolFD() }
 
 // Counters are what the thread's ring end counted. Any goroutine may ask before Close.
 func (t *Thread) Counters() ring.Counters { return t.end.Counters() }
+
+// Stage is the latency of the plugin's own part. Any goroutine may read it.
+func (t *Thread) Stage() *Stage { return &t.stage }
 
 // Now is when the present turn began, on the clock of package ring, in nanoseconds.
 func (t *Thread) Now() uint64 { return uint64(t.now) }
@@ -333,6 +337,10 @@ func (t *Thread) complete() {
 		t.flights[c.Tag] = nil
 		r.state = idle
 		r.Status, r.Info, r.Times = c.Status, c.Info, Times{Taken: c.Taken, Done: c.Done, Disk: c.Disk}
+		if r.Arrived != 0 {
+			// Both clocks are read once per turn or batch: the difference may be off by one.
+			t.stage.add(uint64(max(t.now-int64(r.Arrived)-int64(c.Done-c.Taken), 0)))
+		}
 		if r.Done != nil {
 			r.Done(r)
 		}

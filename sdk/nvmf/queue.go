@@ -144,6 +144,7 @@ func (q *Queue) Begin(c *Command) {
 	}
 	c.state = commandBegun
 	c.tick = q.tick
+	c.req.Arrived = c.q.thread.Now()
 	q.link(c)
 	if !q.active.Load() {
 		q.active.Store(true)

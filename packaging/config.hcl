@@ -3,9 +3,8 @@
 # Where the metadata, the stores and the control socket are.
 data_dir = "/var/lib/mooring"
 
-# Plugins are found beside the binary (bin/plugins) unless this says otherwise.
-plugin_dir = "/usr/local/lib/mooring/plugins"
-
+# Where `make install` has put the plugins.
+plugin_dir = "@PREFIX@/lib/mooring/plugins"
 
 log {
   level = "info" # trace, debug, info, warn, error
@@ -14,13 +13,13 @@ log {
 
 admin {
   # The CLI speaks to the agent here; only this user (and root) may.
-  # socket = "data/mooring.sock"
+  # socket = "/var/lib/mooring/mooring.sock"
   metrics = "127.0.0.1:9464" # Prometheus, "off" for none
 }
 
 # One store is one disk's worth of extents.
 store "main" {
-  # path   = "data/stores/main"
+  # path     = "/var/lib/mooring/stores/main"
   # capacity = "1TiB" # the file grows up to this; without it, up to what the disk has
   media    = "ssd"  # nvme, ssd, hdd
 }

@@ -7,7 +7,10 @@ install -D -m 0755 bin/mooring "$dest$prefix/bin/mooring"
 for p in bin/plugins/*; do
     install -D -m 0755 "$p" "$dest$prefix/lib/mooring/plugins/$(basename "$p")"
 done
-[ -e "$dest/etc/mooring/config.hcl" ] || install -D -m 0644 packaging/config.hcl "$dest/etc/mooring/config.hcl"
+if [ ! -e "$dest/etc/mooring/config.hcl" ]; then
+    mkdir -p "$dest/etc/mooring"
+    sed "s|@PREFIX@|$prefix|g" packaging/config.hcl >"$dest/etc/mooring/config.hcl"
+fi
 mkdir -p "$dest/etc/systemd/system" "$dest$prefix/share/bash-completion/completions" "$dest$prefix/share/zsh/site-functions" "$dest$prefix/share/fish/vendor_completions.d"
 sed "s|@PREFIX@|$prefix|g" packaging/mooring.service >"$dest/etc/systemd/system/mooring.service"
 bin/mooring completion bash >"$dest$prefix/share/bash-completion/completions/mooring"

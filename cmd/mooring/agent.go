@@ -28,6 +28,11 @@ namespace 1 of nqn.2026-11.io.mooring:dev for any host, on 127.0.0.1:4420.`,
 			if !o.Dev && (len(o.Listen) > 0 || o.DataDir != "") {
 				return &usageError{errors.New("-listen and -data-dir go with -dev; with -config they are set in the file")}
 			}
+			for _, l := range o.Listen {
+				if err := config.CheckListen(l); err != nil {
+					return &usageError{fmt.Errorf("-listen: %w", err)}
+				}
+			}
 			if file != "" {
 				cfg, err := config.Load(file)
 				if err != nil {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/mooring-io/mooring/core/admin"
@@ -16,13 +18,19 @@ func hostCommand(g *globals) *cobra.Command {
 func hostRule(g *globals, verb, short string) *cobra.Command {
 	var in admin.HostRule
 	c := &cobra.Command{
-		Use: verb + " SUBSYSTEM HOST_NQN", Short: short, Args: usageArgs(cobra.ExactArgs(2)),
+		Use: verb + " SUBSYSTEM HOST", Short: short, Args: usageArgs(cobra.ExactArgs(2)),
+		Long:    short + ".\n\nHOST is an NQN (a Linux host has its own in /etc/nvme/hostnqn), the name of a host block\nof the configuration, or \"any\" for every host.",
+		Example: "  mooring host " + verb + " nqn.2026-11.com.example:db nqn.2014-08.org.nvmexpress:uuid:4c4c4544-0033-4710-8051-b4c04f4d3132",
 		RunE: func(c *cobra.Command, args []string) error {
 			in.Subsystem, in.Host = args[0], args[1]
 			if err := g.client().Do(c.Context(), "POST", "/v1/hosts/"+verb, in, nil); err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), in, "host %s: %s %s", in.Host, verb, in.Subsystem)
+			what, can := "subsystem "+in.Subsystem, map[string]string{"allow": "may connect to", "deny": "may no longer connect to"}
+			if in.NSID != 0 {
+				what, can = fmt.Sprintf("namespace %d of %s", in.NSID, in.Subsystem), map[string]string{"allow": "sees", "deny": "no longer sees"}
+			}
+			return g.done(c.OutOrStdout(), in, "host %s %s %s", in.Host, can[verb], what)
 		},
 	}
 	c.Flags().Uint32Var(&in.NSID, "nsid", 0, "one namespace's visibility instead of the whole subsystem")

@@ -138,10 +138,30 @@ func newRoot() *cobra.Command {
 		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), hostCommand(g), pluginCommand(g),
 		storeCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(), metaCommand(g),
 	)
+	group(root)
 	for _, c := range root.Commands() {
+		if c.HasSubCommands() && !c.Runnable() {
+			group(c)
+		}
 		c.Args = usageArgs(c.Args)
 	}
 	return root
+}
+
+// group makes an unknown command below c a usage error; without any, c prints its help.
+func group(c *cobra.Command) {
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		if s := c.SuggestionsFor(args[0]); len(s) > 0 {
+			hint = ", did you mean " + strings.Join(s, " or ") + "?"
+		}
+		return &usageError{fmt.Errorf("there is no command %q in %s%s; see %s -help", args[0], c.CommandPath(), hint, c.CommandPath())}
+	}
+	c.SuggestionsMinimumDistance = 2
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 }
 
 // usageArgs makes a wrong number of arguments a usage error.
@@ -150,7 +170,11 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 		if check == nil {
 			return nil
 		}
-		if err := check(c, args); err != nil {
+		err := check(c, args)
+		if usage := new(usageError); errors.As(err, &usage) {
+			return err
+		}
+		if err != nil {
 			return &usageError{fmt.Errorf("%w; usage: %s", err, c.UseLine())}
 		}
 		return nil

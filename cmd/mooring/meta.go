@@ -47,6 +47,9 @@ func metaRestore() *cobra.Command {
 former store moved away: rename DATA_DIR/meta. Volumes created after the backup are
 unknown afterwards; their data stays in the stores until it is dealt with.`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if file == "" {
+				return &usageError{errors.New("name the node's configuration: -config FILE")}
+			}
 			cfg, err := config.Load(file)
 			if err != nil {
 				return &usageError{err}
@@ -59,6 +62,5 @@ unknown afterwards; their data stays in the stores until it is dealt with.`,
 		},
 	}
 	c.Flags().StringVar(&file, "config", "", "the node's HCL `file` (required)")
-	must(c.MarkFlagRequired("config"))
 	return c
 }

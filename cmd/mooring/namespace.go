@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -19,21 +21,25 @@ func namespaceCommand(g *globals) *cobra.Command {
 
 func namespaceAttach(g *globals) *cobra.Command {
 	var in admin.NamespaceAttach
+	var tenant string
 	c := &cobra.Command{
 		Use: "attach SUBSYSTEM", Short: "Make a volume a namespace; hosts see it at once", Args: usageArgs(cobra.ExactArgs(1)),
 		Example: "  mooring namespace attach nqn.2026-11.com.example:db -volume db1",
 		RunE: func(c *cobra.Command, args []string) error {
+			if in.Volume == "" {
+				return &usageError{errors.New("name the volume: -volume NAME")}
+			}
 			var n admin.Namespace
-			if err := g.client().Do(c.Context(), "POST", subsystemPath(args[0])+"/namespaces", in, &n); err != nil {
+			if err := g.client().Do(c.Context(), "POST", subsystemPath(args[0])+"/namespaces?tenant="+url.QueryEscape(tenant), in, &n); err != nil {
 				return err
 			}
 			return g.done(c.OutOrStdout(), n, "volume %s is namespace %d of %s", n.Volume, n.NSID, n.Subsystem)
 		},
 	}
 	c.Flags().StringVar(&in.Volume, "volume", "", "the volume's `name` (required)")
+	tenantFlag(c, &tenant)
 	c.Flags().Uint32Var(&in.NSID, "nsid", 0, "namespace `ID`; 0 takes the lowest free one")
 	c.Flags().StringSliceVar(&in.VisibleTo, "visible-to", nil, "host `NQNs` that see it; without, every allowed host")
-	must(c.MarkFlagRequired("volume"))
 	return c
 }
 
@@ -62,10 +68,15 @@ func namespaceList(g *globals) *cobra.Command {
 				return err
 			}
 			out := []admin.Namespace{}
-			for _, s := range ss {
-				if len(args) == 0 || s.NQN == args[0] {
-					out = append(out, s.Namespaces...)
+			if len(args) == 1 {
+				var s admin.Subsystem
+				if err := g.client().Do(c.Context(), "GET", subsystemPath(args[0]), nil, &s); err != nil {
+					return err
 				}
+				ss = []admin.Subsystem{s}
+			}
+			for _, s := range ss {
+				out = append(out, s.Namespaces...)
 			}
 			return g.print(c.OutOrStdout(), out, "SUBSYSTEM NSID VOLUME SIZE BLOCK ANA-GROUP VISIBLE-TO", func(row func(...any)) {
 				for _, n := range out {

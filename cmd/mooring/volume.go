@@ -36,8 +36,7 @@ func volumeCreate(g *globals) *cobra.Command {
 	c.Flags().StringVar(&bytes, "size", "", "`size`, such as 100GiB (required)")
 	c.Flags().IntVar(&in.BlockSize, "block-size", 4096, "logical block size, 512 or 4096 `bytes`")
 	c.Flags().StringVar(&in.Durability, "durability", "sync", "sync, or volatile: writes may wait in the disk's cache for a flush")
-	c.Flags().StringVar(&in.Tenant, "tenant", "", "owner")
-	must(c.MarkFlagRequired("size"))
+	c.Flags().StringVar(&in.Tenant, "tenant", "", "owner; without, the default tenant")
 	return c
 }
 
@@ -59,11 +58,12 @@ func volumeList(g *globals) *cobra.Command {
 }
 
 func volumeShow(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var tenant string
+	c := &cobra.Command{
 		Use: "show NAME", Short: "Show one volume", Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			var v admin.Volume
-			if err := g.client().Do(c.Context(), "GET", "/v1/volumes/"+url.PathEscape(args[0]), nil, &v); err != nil {
+			if err := g.client().Do(c.Context(), "GET", volumePath(args[0], tenant), nil, &v); err != nil {
 				return err
 			}
 			return g.print(c.OutOrStdout(), v, "FIELD VALUE", func(row func(...any)) {
@@ -83,10 +83,13 @@ func volumeShow(g *globals) *cobra.Command {
 			})
 		},
 	}
+	tenantFlag(c, &tenant)
+	return c
 }
 
 func volumeResize(g *globals) *cobra.Command {
 	var in admin.VolumeResize
+	var tenant string
 	c := &cobra.Command{
 		Use: "resize NAME SIZE", Short: "Change a volume's size, also while it is in use", Args: usageArgs(cobra.ExactArgs(2)),
 		Example: "  mooring volume resize db1 200GiB",
@@ -97,31 +100,37 @@ func volumeResize(g *globals) *cobra.Command {
 			}
 			in.Size = n
 			var v admin.Volume
-			if err := g.client().Do(c.Context(), "PATCH", "/v1/volumes/"+url.PathEscape(args[0]), in, &v); err != nil {
+			if err := g.client().Do(c.Context(), "PATCH", volumePath(args[0], tenant), in, &v); err != nil {
 				return err
 			}
 			return g.done(c.OutOrStdout(), v, "volume %s is %s now", v.Name, size(v.Size))
 		},
 	}
+	tenantFlag(c, &tenant)
 	c.Flags().BoolVar(&in.Force, "force", false, "shrink, destroying what lies beyond the new end")
 	return c
 }
 
 func volumeDelete(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var tenant string
+	c := &cobra.Command{
 		Use: "delete NAME", Short: "Delete a volume and its data", Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := g.client().Do(c.Context(), "DELETE", "/v1/volumes/"+url.PathEscape(args[0]), nil, nil); err != nil {
+			if err := g.client().Do(c.Context(), "DELETE", volumePath(args[0], tenant), nil, nil); err != nil {
 				return err
 			}
 			return g.done(c.OutOrStdout(), struct{}{}, "volume %s deleted", args[0])
 		},
 	}
+	tenantFlag(c, &tenant)
+	return c
 }
 
-// must panics on errors that only a bug of ours can cause.
-func must(err error) {
-	if err != nil {
-		panic(err)
-	}
+// tenantFlag says whose volume is meant, when it is not the default tenant's.
+func tenantFlag(c *cobra.Command, tenant *string) {
+	c.Flags().StringVar(tenant, "tenant", "", "owner of the volume; without, the default tenant")
+}
+
+func volumePath(name, tenant string) string {
+	return "/v1/volumes/" + url.PathEscape(name) + "?tenant=" + url.QueryEscape(tenant)
 }

@@ -114,10 +114,13 @@ type NamespaceAttach struct {
 	VisibleTo []string `json:"visible_to,omitempty"`
 }
 
+// AnyHost in a HostRule is every host.
+const AnyHost = "any"
+
 // HostRule allows or denies a host.
 type HostRule struct {
 	Subsystem string `json:"subsystem"`
-	Host      string `json:"host"`           // NQN
+	Host      string `json:"host"`           // NQN, name of a host block, or AnyHost
 	NSID      uint32 `json:"nsid,omitempty"` // 0: the subsystem; else the visibility of one namespace
 }
 

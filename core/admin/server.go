@@ -271,6 +271,9 @@ func (s *Server) resizeVolume(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if in.Size < v.Bytes && !in.Force {
+		return nil, &meta.InvalidError{Field: "size", Want: fmt.Sprintf("at least the present %d bytes, unless -force is given, which destroys what lies beyond the new end; it is %d", v.Bytes, in.Size)}
+	}
 	v, err = s.Meta.ResizeVolume(r.Context(), v.ID, meta.Resize{Bytes: in.Size, Shrink: in.Force, Force: in.Force})
 	if err != nil {
 		return nil, err
@@ -401,6 +404,9 @@ func (s *Server) detachNamespace(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("NSID %q is no number: %w", r.PathValue("nsid"), errBadRequest)
 	}
+	if _, err := s.Meta.Namespace(r.Context(), r.PathValue("nqn"), meta.NSID(id)); err != nil {
+		return nil, err
+	}
 	if err := s.Meta.DetachNamespace(r.Context(), r.PathValue("nqn"), meta.NSID(id)); err != nil {
 		return nil, err
 	}
@@ -425,23 +431,34 @@ func (s *Server) hostRule(allow bool) func(*http.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		host, err := s.Meta.ResolveHost(r.Context(), in.Host)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case in.NSID != 0:
-			err = s.setVisible(r.Context(), in.Subsystem, meta.NSID(in.NSID), host, allow)
-		case allow:
-			err = s.Meta.AllowHost(r.Context(), in.Subsystem, host)
-		default:
-			err = s.Meta.DenyHost(r.Context(), in.Subsystem, host)
-		}
-		if err != nil {
+		if err := s.applyHostRule(r.Context(), in, allow); err != nil {
 			return nil, err
 		}
 		return struct{}{}, s.Hosts.Sync(r.Context())
 	}
+}
+
+func (s *Server) applyHostRule(ctx context.Context, in HostRule, allow bool) error {
+	if in.Host == AnyHost && in.NSID == 0 {
+		return s.Meta.SetAllowAnyHost(ctx, in.Subsystem, allow)
+	}
+	host, err := s.Meta.ResolveHost(ctx, in.Host)
+	switch {
+	case err != nil:
+		return err
+	case in.NSID != 0:
+		return s.setVisible(ctx, in.Subsystem, meta.NSID(in.NSID), host, allow)
+	case allow:
+		return s.Meta.AllowHost(ctx, in.Subsystem, host)
+	}
+	x, err := s.Meta.Subsystem(ctx, in.Subsystem)
+	if err != nil {
+		return err
+	}
+	if x.AllowAnyHost {
+		return fmt.Errorf("subsystem %s lets any host connect; deny \"any\" first, which leaves those that are allowed by name: %w", x.NQN, meta.ErrConflict)
+	}
+	return s.Meta.DenyHost(ctx, in.Subsystem, host)
 }
 
 // setVisible adds a host to those who see a namespace, or removes it. A namespace

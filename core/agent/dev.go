@@ -43,8 +43,8 @@ func (a *agent) devConfig() error {
 		listen = []string{DevListen}
 	}
 	for _, l := range listen {
-		if u, err := url.Parse(l); err != nil || u.Scheme == "" || u.Port() == "" {
-			return fmt.Errorf("-listen takes URLs such as %s; %q is none", DevListen, l)
+		if err := config.CheckListen(l); err != nil {
+			return fmt.Errorf("-listen: %w", err)
 		}
 	}
 	a.o.Listen = listen
@@ -70,7 +70,7 @@ func (a *agent) greet() {
 			fmt.Fprintf(w, "  WARNING: %s is not on loopback, and there is no authentication yet: whoever reaches it can\n           read and write the volumes of every host name he gives. Trusted networks only.\n", l.URL)
 		}
 	}
-	fmt.Fprintf(w, "  control   mooring -socket %s status\n", a.cfg.Admin.Socket)
+	fmt.Fprintf(w, "  control   %s -socket %s status\n", os.Args[0], a.cfg.Admin.Socket)
 	for _, n := range a.notes() {
 		fmt.Fprintf(w, "  note: %s\n", n)
 	}
@@ -104,7 +104,7 @@ func connectLines(listen, nqn string) []string {
 	}
 	lines := []string{fmt.Sprintf("nvme connect -t %s -a %s -s %s -n %s", transport, host, u.Port(), nqn)}
 	if transport == "tcp" {
-		lines = append(lines, fmt.Sprintf("mooring bench '%s://%s/%s?ns=1' -rw randread -qd 32   # without kernel NVMe/TCP", u.Scheme, net.JoinHostPort(host, u.Port()), nqn))
+		lines = append(lines, fmt.Sprintf("%s bench '%s://%s/%s?ns=1' -rw randread -qd 32   # without kernel NVMe/TCP", os.Args[0], u.Scheme, net.JoinHostPort(host, u.Port()), nqn))
 	}
 	return lines
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,7 +85,7 @@ func (a *agent) Doctor(context.Context) []admin.Finding {
 	if n := a.sessionLeft(); n <= 0 {
 		add("error", "the Meta session is over: nothing is served", "restart the agent")
 	}
-	if fi, err := os.Stat(filepath.Join(a.dataDir(), "mooring.sock")); err == nil && fi.Mode().Perm()&0o077 != 0 {
+	if fi, err := os.Stat(a.socket()); err == nil && fi.Mode().Perm()&0o077 != 0 {
 		add("warn", "the control socket is open to other users", "chmod 600 it")
 	}
 	var lim unix.Rlimit
@@ -101,8 +100,8 @@ func (a *agent) sessionLeft() time.Duration {
 	return time.Duration(a.session.Deadline() - access.SystemClock().Boot())
 }
 
-func (a *agent) dataDir() string {
+func (a *agent) socket() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.cfg.DataDir
+	return a.cfg.Admin.Socket
 }

@@ -104,6 +104,9 @@ func (a *agent) Reload(ctx context.Context) (admin.ReloadReport, error) {
 	if err != nil {
 		return r, fmt.Errorf("%w: %w", sdk.ErrInvalid, err)
 	}
+	if a.o.Socket != "" {
+		c.Admin.Socket = a.o.Socket
+	}
 	report, err := a.apply(ctx, c)
 	if err != nil {
 		return r, err
@@ -140,6 +143,11 @@ func (a *agent) reloadRest(ctx context.Context, old, c *config.Config, r *admin.
 		if !reflect.DeepEqual(x.was, x.now) {
 			r.NotApplied = append(r.NotApplied, x.name+" is taken over at the next start")
 		}
+	}
+	// Until then they are what they were, and the next reload says so again.
+	c.DataDir, c.PluginDir, c.Node, c.Admin, c.Limits, c.Log.JSON = old.DataDir, old.PluginDir, old.Node, old.Admin, old.Limits, old.Log.JSON
+	if a.o.LogLevel != "" {
+		c.Log.Level = old.Log.Level
 	}
 	if old.Log.Level != c.Log.Level {
 		a.setLevel(c.Log.Level)

@@ -166,7 +166,8 @@ func (a *agent) publishOnce(ctx context.Context) error {
 func (a *agent) reloadPlugins(ctx context.Context, old, c *config.Config, r *admin.ReloadReport) {
 	for _, p := range c.Plugins {
 		i := slices.IndexFunc(old.Plugins, func(o config.Plugin) bool { return o.Name == p.Name })
-		if i < 0 {
+		// One that could not be started before is tried again.
+		if st, err := a.plugins.Status(p.Name); i < 0 || err != nil || st.State == supervisor.StateIdle {
 			if err := a.startPlugin(ctx, p); err != nil {
 				r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
 			} else {

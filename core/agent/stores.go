@@ -177,6 +177,10 @@ func (a *agent) AddStore(ctx context.Context, in admin.StoreAdd) (admin.Store, e
 		return admin.Store{}, &meta.InvalidError{Field: "name", Want: fmt.Sprintf("1 to 63 letters, digits, '.', '_' or '-'; it is %q", in.Name)}
 	case !filepath.IsAbs(in.Path):
 		return admin.Store{}, &meta.InvalidError{Field: "path", Want: fmt.Sprintf("an absolute path; it is %q", in.Path)}
+	case in.Capacity != 0 && in.Capacity < config.MinStoreBytes:
+		return admin.Store{}, &meta.InvalidError{Field: "capacity", Want: fmt.Sprintf("at least %s; it is %s", config.FormatSize(config.MinStoreBytes), config.FormatSize(in.Capacity))}
+	case !slices.Contains([]string{"", "nvme", "ssd", "hdd"}, in.Media):
+		return admin.Store{}, &meta.InvalidError{Field: "media", Want: fmt.Sprintf("nvme, ssd or hdd; it is %q", in.Media)}
 	}
 	if in.Media == "" {
 		in.Media = "ssd"
@@ -233,6 +237,10 @@ func (a *agent) RemoveStore(ctx context.Context, name string) error {
 	if err := a.meta.RemoveStore(ctx, id); err != nil {
 		return err
 	}
+	// The reactor drives a store to its end, so it is closed before the reactor forgets it.
+	if err := s.store.Close(ctx); err != nil {
+		return err
+	}
 	if err := a.access.RemoveStore(ctx, s.store); err != nil {
 		return err
 	}
@@ -240,5 +248,5 @@ func (a *agent) RemoveStore(ctx context.Context, name string) error {
 	a.stores = slices.DeleteFunc(a.stores, func(o *openStore) bool { return o == s })
 	a.mu.Unlock()
 	a.event(meta.Info, "store-removed", name, "")
-	return s.store.Close(ctx)
+	return nil
 }

@@ -67,6 +67,9 @@ type Limits struct {
 	SessionTTL time.Duration // of the node's Meta session
 }
 
+// MinStoreBytes is the least that a store may be limited to.
+const MinStoreBytes = 256 << 20
+
 // Store is one disk's worth of extents.
 type Store struct {
 	Pos
@@ -394,7 +397,7 @@ func (r *reader) stores(in *file, c *Config) {
 			Pos: pos(s.Range), Name: s.Name, Path: r.path(orDefault(s.Path, filepath.Join(c.DataDir, "stores", s.Name))),
 			Capacity: r.size(s.Range, "capacity", s.Capacity, 0), Media: orDefault(s.Media, "ssd"),
 		}
-		if st.Capacity != 0 && st.Capacity < 256<<20 {
+		if st.Capacity != 0 && st.Capacity < MinStoreBytes {
 			r.wrong(s.Range, "Store too small", "capacity must be at least \"256MiB\"; it is %q.", s.Capacity)
 		}
 		if !oneOf(st.Media, "nvme", "ssd", "hdd") {
@@ -416,8 +419,8 @@ func (r *reader) plugins(in *file, c *Config) {
 			PoolBytes: r.size(p.Range, "pool", p.Pool, 64<<20), RingEntries: orDefault(p.RingEntries, 4096), User: p.User, Range: p.Range,
 		}
 		for _, l := range p.Listen {
-			if u, err := url.Parse(l); err != nil || u.Scheme == "" || u.Host == "" || u.Port() == "" {
-				r.wrong(p.Range, "Invalid listen URL", "listen takes URLs such as \"nvme-tcp://127.0.0.1:4420\"; %q is none.", l)
+			if err := CheckListen(l); err != nil {
+				r.wrong(p.Range, "Invalid listen URL", "listen: %v.", err)
 			}
 		}
 		if out.Threads < 1 || out.Threads > 64 {
@@ -434,6 +437,14 @@ func (r *reader) plugins(in *file, c *Config) {
 		}
 		c.Plugins = append(c.Plugins, out)
 	}
+}
+
+// CheckListen says what is wrong with an address to listen at.
+func CheckListen(l string) error {
+	if u, err := url.Parse(l); err != nil || u.Scheme == "" || u.Hostname() == "" || u.Port() == "" {
+		return fmt.Errorf("%q is no URL such as \"nvme-tcp://127.0.0.1:4420\"", l)
+	}
+	return nil
 }
 
 func (r *reader) volumes(in *file, c *Config) {

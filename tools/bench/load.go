@@ -42,12 +42,23 @@ func (s Sample) PerCPU() float64 { return s.IOPS * s.Seconds / s.CPU }
 // loadCommand makes this program the load generator, a process of its own so that it can have a CPU of its own.
 const loadCommand = "internal-load"
 
+// order is what the load generator is told.
+type order struct {
+	load
+	URL  string
+	Time time.Duration
+	PIDs []int
+	Seed uint64
+}
+
 func runLoad(in io.Reader, out io.Writer) error {
-	var cfg bench.Config
-	if err := json.NewDecoder(in).Decode(&cfg); err != nil {
+	var o order
+	if err := json.NewDecoder(in).Decode(&o); err != nil {
 		return err
 	}
-	r, err := bench.Run(context.Background(), cfg)
+	r, err := bench.Run(context.Background(), bench.Config{
+		URL: o.URL, RW: o.RW, BlockBytes: o.BlockBytes, QueueDepth: o.QueueDepth, Time: o.Time, PIDs: o.PIDs, Seed: o.Seed,
+	})
 	if err != nil {
 		return err
 	}
@@ -56,10 +67,7 @@ func runLoad(in io.Reader, out io.Writer) error {
 
 // nvmeLoad measures a namespace over NVMe/TCP from the host's CPU.
 func nvmeLoad(ctx context.Context, o options, url string, pids []int, l load) (Sample, error) {
-	in, err := json.Marshal(bench.Config{
-		URL: url, RW: l.RW, BlockBytes: l.BlockBytes, QueueDepth: l.QueueDepth, Time: o.Time, PIDs: pids,
-		Seed: uint64(time.Now().UnixNano()),
-	})
+	in, err := json.Marshal(order{load: l, URL: url, Time: o.Time, PIDs: pids, Seed: uint64(time.Now().UnixNano())})
 	if err != nil {
 		return Sample{}, err
 	}

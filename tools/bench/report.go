@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -55,10 +56,23 @@ func (r *report) markdown(w io.Writer) {
 	}
 	if len(r.Skipped) > 0 {
 		fmt.Fprint(w, "\nNot measured:\n\n")
-		for _, s := range r.Skipped {
-			fmt.Fprintf(w, "- %s: %s\n", s.Title, s.Why)
+		for _, why := range r.reasons() {
+			fmt.Fprintf(w, "- %s: %s\n", why.Title, why.Why)
 		}
 	}
+}
+
+// reasons are the skipped rows, those that lack the same in one.
+func (r *report) reasons() []skipped {
+	var all []skipped
+	for _, s := range r.Skipped {
+		if i := slices.IndexFunc(all, func(x skipped) bool { return x.Why == s.Why }); i >= 0 {
+			all[i].Title += "; " + s.Title
+			continue
+		}
+		all = append(all, s)
+	}
+	return all
 }
 
 func (c *Conditions) markdown(w io.Writer) {

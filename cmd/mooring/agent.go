@@ -67,8 +67,12 @@ func agentReload(g *globals) *cobra.Command {
 			if err := g.client().Do(c.Context(), "POST", "/v1/reload", nil, &r); err != nil {
 				return err
 			}
+			var missed error
+			if len(r.NotApplied) > 0 {
+				missed = &degradedError{}
+			}
 			if g.output == "json" {
-				return g.print(c.OutOrStdout(), r, "", nil)
+				return errors.Join(g.print(c.OutOrStdout(), r, "", nil), missed)
 			}
 			w := c.OutOrStdout()
 			for _, s := range r.Applied {
@@ -78,10 +82,10 @@ func agentReload(g *globals) *cobra.Command {
 				fmt.Fprintln(w, "unmanaged from now on:", s)
 			}
 			for _, s := range r.NotApplied {
-				fmt.Fprintln(w, "needs a restart of the agent:", s)
+				fmt.Fprintln(w, "not applied:", s)
 			}
 			fmt.Fprintf(w, "%d objects unchanged\n", r.Unchanged)
-			return nil
+			return missed
 		},
 	}
 }

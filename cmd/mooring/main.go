@@ -27,7 +27,7 @@ const (
 	exitNotFound = 3 // an object that was named does not exist
 	exitConflict = 4 // refused: it exists, is in use, or is managed by a file
 	exitNoAgent  = 5 // no agent could be reached
-	exitDegraded = 6 // status, doctor, check: something is not as it should be
+	exitDegraded = 6 // status, doctor, check, reload: something is not as it should be
 )
 
 func main() {

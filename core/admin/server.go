@@ -526,7 +526,11 @@ func (s *Server) addPlugin(r *http.Request) (any, error) {
 }
 
 func (s *Server) removePlugin(r *http.Request) (any, error) {
-	return struct{}{}, s.Supervisor.Remove(r.Context(), r.PathValue("name"))
+	name := r.PathValue("name")
+	if st, err := s.Supervisor.Status(name); err == nil && st.State != supervisor.StateIdle {
+		return nil, fmt.Errorf("plugin %s is in use; take its block out of the configuration and reload first: %w", name, meta.ErrInUse)
+	}
+	return struct{}{}, s.Supervisor.Remove(r.Context(), name)
 }
 
 func (s *Server) restartPlugin(r *http.Request) (any, error) {

@@ -127,6 +127,9 @@ func (a *agent) Reload(ctx context.Context) (admin.ReloadReport, error) {
 	a.mu.Lock()
 	a.cfg = c
 	a.mu.Unlock()
+	for _, s := range r.NotApplied {
+		a.log.Warn("not applied by the reload", "what", s)
+	}
 	a.log.Info("configuration read again", "applied", len(r.Applied), "not_applied", len(r.NotApplied))
 	return r, a.hosts.Sync(ctx)
 }

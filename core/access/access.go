@@ -37,9 +37,12 @@ type Meta interface {
 	// Meta session and returns them by extent index. It may return fewer than the
 	// volume has; the rest are not allocated.
 	Leases(ctx context.Context, volume uuid.UUID) ([]Lease, error)
-	// Allocate places an extent on one of this node's stores, if it is not placed
-	// yet, and takes its lease.
+	// Allocate places an extent on one of this node's stores and takes its lease. It
+	// is not there for anybody, nor Allocated in the lease, before Confirm.
 	Allocate(ctx context.Context, volume uuid.UUID, index uint32) (Lease, error)
+	// Confirm says that the extent that Allocate placed at generation g exists, sealed
+	// at g+1. Until it returns, whoever comes after takes the extent for not allocated.
+	Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation) error
 	// Free forgets the extents from index on; their generations are never used again.
 	Free(ctx context.Context, volume uuid.UUID, from uint32) error
 	// Deadline is until when the leases may be used, on CLOCK_BOOTTIME in
@@ -300,19 +303,24 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 			if err != nil {
 				return err
 			}
-			generation = l.Generation
+			generation = l.Generation + 1
+			if l.Allocated { // it was confirmed already, and the answer was lost
+				e.state, generation = extentUnsealed, l.Generation
+			}
 			if err := a.reactor.Do(ctx, func() { store = a.store(l.Store) }); err != nil {
 				return err
 			}
 		}
-		switch {
-		case store == nil:
+		if store == nil {
 			return errors.New("its store is not here")
-		case e.state == extentAbsent:
-			return store.Create(ctx, id, generation)
-		default:
+		}
+		if e.state != extentAbsent {
 			return store.Seal(ctx, id, generation)
 		}
+		if err := a.create(ctx, store, id, generation); err != nil {
+			return err
+		}
+		return a.meta.Confirm(ctx, id.Volume, id.Index, generation-1)
 	}
 	a.start(func() {
 		ctx, cancel := context.WithTimeout(a.ctx, a.holdFor)
@@ -334,6 +342,30 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 			v.resolved(i, nil, nil, 0, status)
 		})
 	})
+}
+
+// create makes an extent that Meta has just placed. What the store still has under
+// that name was never confirmed, or was given up by a shrink: it goes, unless its
+// generation says that Meta is behind.
+func (a *Access) create(ctx context.Context, s *extent.Store, id extent.ID, g extent.Generation) error {
+	err := s.Create(ctx, id, g)
+	if !errors.Is(err, extent.ErrFenced) {
+		return err
+	}
+	older := false
+	if err := a.reactor.Do(ctx, func() {
+		e := s.Extent(id)
+		older = e == nil || e.Generation() < g
+	}); err != nil {
+		return err
+	}
+	if !older {
+		return err
+	}
+	if err := s.Delete(ctx, id); err != nil {
+		return err
+	}
+	return s.Create(ctx, id, g)
 }
 
 // start hands control work to the workers without ever blocking the reactor.
@@ -398,6 +430,10 @@ func (a *Access) zeroTail(ctx context.Context, v *Volume, i uint32, from int64) 
 		})
 	}
 	if err := a.reactor.Do(ctx, func() {
+		if int(i) >= len(v.extents) { // it is smaller already
+			done <- nil
+			return
+		}
 		switch e := &v.extents[i]; {
 		case e.resolving == nil && e.state == extentAbsent:
 			done <- nil

@@ -171,8 +171,10 @@ type benchMeta struct{ store uuid.UUID }
 
 func (m *benchMeta) Leases(context.Context, uuid.UUID) ([]Lease, error) { return nil, nil }
 func (m *benchMeta) Allocate(context.Context, uuid.UUID, uint32) (Lease, error) {
-	return Lease{Allocated: true, Generation: 1, Store: m.store}, nil
+	return Lease{Generation: 1, Store: m.store}, nil
 }
+func (m *benchMeta) Confirm(context.Context, uuid.UUID, uint32, extent.Generation) error { return nil }
+
 func (m *benchMeta) Free(context.Context, uuid.UUID, uint32) error { return nil }
 func (m *benchMeta) Deadline() int64                               { return math.MaxInt64 }
 

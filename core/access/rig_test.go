@@ -91,6 +91,7 @@ type fakeMeta struct {
 	leases   map[uuid.UUID]map[uint32]Lease
 	next     extent.Generation
 	allocate func() error // asked before each allocation
+	confirm  func() error // what Confirm answers
 }
 
 func (m *fakeMeta) Deadline() int64 { return m.deadline.Load() }
@@ -124,11 +125,26 @@ func (m *fakeMeta) Allocate(_ context.Context, v uuid.UUID, i uint32) (Lease, er
 	}
 	l, ok := m.leases[v][i]
 	if !ok {
-		m.next++
-		l = Lease{Allocated: true, Generation: m.next, Store: m.stores[int(i)%len(m.stores)]}
+		m.next += 2
+		l = Lease{Generation: m.next, Store: m.stores[int(i)%len(m.stores)]}
 		m.leases[v][i] = l
 	}
 	return l, nil
+}
+
+func (m *fakeMeta) Confirm(_ context.Context, v uuid.UUID, i uint32, g extent.Generation) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.leases[v][i]
+	if l.Generation != g || l.Allocated {
+		return fmt.Errorf("extent %d was confirmed at generation %d, and is %+v", i, g, l)
+	}
+	l.Generation, l.Allocated = g+1, true
+	m.leases[v][i] = l
+	if m.confirm != nil {
+		return m.confirm()
+	}
+	return nil
 }
 
 func (m *fakeMeta) Free(_ context.Context, v uuid.UUID, from uint32) error {
@@ -140,6 +156,12 @@ func (m *fakeMeta) Free(_ context.Context, v uuid.UUID, from uint32) error {
 		}
 	}
 	return nil
+}
+
+func (m *fakeMeta) onConfirm(fn func() error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.confirm = fn
 }
 
 func (m *fakeMeta) onAllocate(fn func() error) {
@@ -159,6 +181,7 @@ type rigOptions struct {
 	real    bool   // files and the machine's queue instead
 	threads bool   // with real: worker threads instead of io_uring
 	stores  int    // 0: 1
+	extent  int64  // bytes; 0: testExtent
 	bounce  int64
 	holdFor time.Duration
 	clock   Clock
@@ -180,7 +203,10 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	t.Cleanup(cancel)
 	r := &rig{t: t, ctx: ctx, meta: &fakeMeta{leases: map[uuid.UUID]map[uint32]Lease{}}}
 	r.meta.deadline.Store(math.MaxInt64)
-	store := extent.Options{ExtentSize: testExtent, Capacity: 64 << 20, LogSize: 1 << 20, SegmentSize: 4 << 20}
+	if o.extent == 0 {
+		o.extent = testExtent
+	}
+	store := extent.Options{ExtentSize: o.extent, Capacity: 64 << 20, LogSize: 1 << 20, SegmentSize: 4 << 20}
 	if o.real {
 		q, err := vfs.NewQueue(vfs.QueueOptions{Threads: o.threads})
 		r.must(err)
@@ -196,7 +222,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	}
 	r.reactor = NewReactor(r.queue, o.clock)
 	r.access = New(Options{
-		Reactor: r.reactor, Meta: r.meta, ExtentBytes: testExtent, BounceBytes: o.bounce, HoldFor: o.holdFor, Incarnation: 1,
+		Reactor: r.reactor, Meta: r.meta, ExtentBytes: o.extent, BounceBytes: o.bounce, HoldFor: o.holdFor, Incarnation: 1,
 		Logger: hclog.NewNullLogger(),
 	})
 	var wg sync.WaitGroup

@@ -82,11 +82,20 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 
 // Allocate implements access.Meta.
 func (l leases) Allocate(ctx context.Context, volume uuid.UUID, index uint32) (access.Lease, error) {
-	got, err := l.acquire(ctx, meta.Acquire{Volume: volume, From: index, Count: 1, Allocate: true})
+	got, err := l.acquire(ctx, meta.Acquire{Volume: volume, From: index, Count: 1, Allocate: true, Tentative: true})
 	if err != nil {
 		return access.Lease{}, err
 	}
 	return got[0], nil
+}
+
+// Confirm implements access.Meta.
+func (l leases) Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation) error {
+	got, err := l.meta.ConfirmExtent(ctx, l.session, volume, index, meta.Generation(g))
+	if err == nil && extent.Generation(got.Generation) != g+1 {
+		err = fmt.Errorf("extent %d is at generation %d, not %d: %w", index, got.Generation, g+1, meta.ErrConflict)
+	}
+	return err
 }
 
 func (l leases) acquire(ctx context.Context, want meta.Acquire) ([]access.Lease, error) {
@@ -98,7 +107,8 @@ func (l leases) acquire(ctx context.Context, want meta.Acquire) ([]access.Lease,
 	for i, g := range got {
 		out[i] = access.Lease{Generation: extent.Generation(g.Generation)}
 		if len(g.Set) > 0 {
-			out[i].Allocated, out[i].Store = true, g.Set[0].Store
+			out[i].Store = g.Set[0].Store
+			out[i].Allocated = g.Set[0].Incarnation != 0
 		}
 	}
 	return out, nil

@@ -14,8 +14,15 @@ type Generation uint64
 
 // Member is a replica's place: a store in one of its lives.
 type Member struct {
-	Store       uuid.UUID
+	Store uuid.UUID
+	// Incarnation 0: the replica is still to be made; see Acquire.Tentative.
 	Incarnation uint64
+}
+
+// tentative says that the extent was placed and never confirmed: nothing can have
+// been written to it.
+func (e Extent) tentative() bool {
+	return slices.ContainsFunc(e.Set, func(m Member) bool { return m.Incarnation == 0 })
 }
 
 // Extent is what Meta knows of one extent.

@@ -40,6 +40,11 @@ type Acquire struct {
 	Count    uint32
 	Allocate bool        // place those that are not allocated
 	Avoid    []uuid.UUID // stores not to allocate on
+	// Tentative places extents with members of incarnation 0: the caller makes the
+	// replicas at the next generation and calls ConfirmExtent before the first write.
+	// Until then a new owner takes the extent for not allocated, so that a caller that
+	// dies in between leaves no extent whose replica is missing.
+	Tentative bool
 }
 
 // AcquireExtents takes leases for the session, or confirms those it has. Ownership
@@ -56,15 +61,23 @@ func (m *Meta) AcquireExtents(ctx context.Context, s *Session, a Acquire) ([]Lea
 				return err
 			}
 			e.Owner = s.id
+			if e.tentative() {
+				e.Set = nil
+			}
 		}
 		if len(e.Set) == 0 && a.Allocate {
 			set, err := env.place(i, a.Avoid)
 			if err != nil {
 				return err
 			}
+			if a.Tentative {
+				for j := range set {
+					set[j].Incarnation = 0
+				}
+			}
 			e.Set = set
 		}
-		if len(e.Set) == 1 {
+		if len(e.Set) == 1 && !e.tentative() {
 			if st, ok := env.stores[e.Set[0].Store]; ok && st.Node == s.node && st.Incarnation != e.Set[0].Incarnation {
 				e.Set = []Member{{Store: st.ID, Incarnation: st.Incarnation}}
 			}
@@ -73,6 +86,32 @@ func (m *Meta) AcquireExtents(ctx context.Context, s *Session, a Acquire) ([]Lea
 	}, func(i uint32, e Extent) {
 		out = append(out, Lease{Index: i, Generation: e.Generation, Set: e.Set})
 	})
+	return out, err
+}
+
+// ConfirmExtent says that the replicas of an extent that was placed tentatively at
+// generation g exist, sealed at g+1, the generation that the extent has from then on.
+// Confirming it again changes nothing.
+func (m *Meta) ConfirmExtent(ctx context.Context, s *Session, volume uuid.UUID, index uint32, g Generation) (Lease, error) {
+	var out Lease
+	err := m.changeExtents(ctx, s, volume, index, 1, func(env *leaseEnv, _ uint32, e *Extent) error {
+		if e.Owner == s.id && e.Generation == g+1 && len(e.Set) > 0 && !e.tentative() {
+			return nil // this very request was carried out before
+		}
+		if e.Owner != s.id || e.Generation != g || !e.tentative() {
+			return fmt.Errorf("extent %d of volume %s is not placed tentatively at generation %d: %w", index, volume, g, ErrConflict)
+		}
+		set := slices.Clone(e.Set)
+		for i := range set {
+			st, ok := env.stores[set[i].Store]
+			if !ok {
+				return fmt.Errorf("store %s: %w", set[i].Store, ErrNotFound)
+			}
+			set[i].Incarnation = st.Incarnation
+		}
+		e.Set = set
+		return nil
+	}, func(i uint32, e Extent) { out = Lease{Index: i, Generation: e.Generation, Set: e.Set} })
 	return out, err
 }
 

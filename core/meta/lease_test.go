@@ -380,3 +380,36 @@ func TestLeaseProperties(t *testing.T) {
 	}
 	w.fault = nil
 }
+
+// A tentative placement is nobody's before it is confirmed: a new owner takes the
+// extent for not allocated, a confirmed one it takes over.
+func TestTentativeExtents(t *testing.T) {
+	w := newWorld(t)
+	s, v := w.node("a"), w.volume("v", 1<<30)
+	w.store(s, "main")
+	want := meta.Acquire{Volume: v.ID, Count: 2, Allocate: true, Tentative: true}
+	got, err := w.AcquireExtents(w.ctx, s, want)
+	w.must(err)
+	again, err := w.AcquireExtents(w.ctx, s, want)
+	w.must(err)
+	if len(got) != 2 || got[0].Set[0].Incarnation != 0 || again[0].Generation != got[0].Generation {
+		t.Fatalf("placed %+v, then %+v", got, again)
+	}
+	for range 2 { // the second time its answer was lost
+		l, err := w.ConfirmExtent(w.ctx, s, v.ID, 0, got[0].Generation)
+		w.must(err)
+		if l.Generation != got[0].Generation+1 || l.Set[0].Incarnation == 0 {
+			t.Fatalf("confirmed as %+v", l)
+		}
+	}
+	if _, err := w.ConfirmExtent(w.ctx, s, v.ID, 1, got[1].Generation+1); !errors.Is(err, meta.ErrConflict) {
+		t.Fatalf("confirming another generation: %v", err)
+	}
+	w.must(s.Close(w.ctx))
+	next := w.session(s.Node())
+	got, err = w.AcquireExtents(w.ctx, next, meta.Acquire{Volume: v.ID, Count: 2})
+	w.must(err)
+	if len(got[0].Set) != 1 || got[1].Set != nil {
+		t.Fatalf("a new owner finds %+v", got)
+	}
+}

@@ -234,7 +234,7 @@ func (a *agent) startAdmin(_ context.Context, undo *stack) error {
 	m, err := net.Listen("tcp", a.cfg.Admin.Metrics)
 	if err != nil {
 		if !a.o.Dev {
-			return fmt.Errorf("the metrics address (admin.metrics): %w", err)
+			return fmt.Errorf("the metrics address: %w; name another one in admin.metrics, or \"off\"", err)
 		}
 		// A second node to try things with should not fail for want of metrics.
 		a.log.Warn("no metrics", "error", err)

@@ -7,7 +7,10 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mooring-io/mooring/core/admin"
 	"github.com/mooring-io/mooring/core/config"
@@ -43,13 +46,25 @@ func (a *agent) startPlugins(ctx context.Context, undo *stack) error {
 		if l.State == "up" {
 			up++
 		} else {
-			errs = append(errs, fmt.Errorf("%s: %s", l.URL, l.State))
+			errs = append(errs, fmt.Errorf("%s: %s%s", l.URL, l.State, listenHint(l.State)))
 		}
 	}
 	if up == 0 && len(errs) > 0 {
 		return errors.Join(errs...)
 	}
 	return nil
+}
+
+// listenHint says what to do about an address that a plugin could not take; the
+// error is text by then.
+func listenHint(state string) string {
+	switch {
+	case strings.Contains(state, unix.EADDRINUSE.Error()):
+		return "; another program has the port (ss -ltnp names it): stop it, or listen at another one"
+	case strings.Contains(state, unix.EADDRNOTAVAIL.Error()):
+		return "; this machine has no such address (ip address lists those it has)"
+	}
+	return ""
 }
 
 // devPlugins finds a plugin for each -listen URL.

@@ -33,7 +33,9 @@ type rig struct {
 	s     *Store
 }
 
-func newRig(tb testing.TB, dir string, o Options) *rig { return newRigOn(tb, dir, o, vfs.QueueOptions{}) }
+func newRig(tb testing.TB, dir string, o Options) *rig {
+	return newRigOn(tb, dir, o, vfs.QueueOptions{})
+}
 
 func newRigOn(tb testing.TB, dir string, o Options, qo vfs.QueueOptions) *rig {
 	runtime.LockOSThread()

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"path/filepath"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/mooring-io/mooring/core/vfs"
 )
 
 // The keys and values of the Badger index: 'e', volume, big-endian index -> version, state, ref, area, generation, checksum;
@@ -32,6 +35,10 @@ func OpenBadgerIndex(dir string, log hclog.Logger) (Index, error) {
 	db, err := badger.Open(o)
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
+	}
+	// Badger syncs the log that it has just made, but not its name.
+	if err := errors.Join(vfs.NewOS().SyncDir(dir), vfs.NewOS().SyncDir(filepath.Dir(dir))); err != nil {
+		return nil, errors.Join(fmt.Errorf("sync index %s: %w", dir, err), db.Close())
 	}
 	return &badgerIndex{db: db}, nil
 }

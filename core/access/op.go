@@ -345,7 +345,10 @@ func (o *op) chunkDone() {
 	}
 	o.releaseBounce()
 	o.writing = false
-	o.pos = c.to
+	if o.pos = c.to; o.pos >= o.range_.to {
+		o.finish()
+		return
+	}
 	o.vol.access.later(o)
 }
 

@@ -115,7 +115,7 @@ func (p *port) complete(o *op) {
 }
 
 func (p *port) put(c ring.Completion) {
-	p.news = true
+	p.news, p.access.reactor.answered = true, true
 	if err := p.end.Complete(&c); err != nil {
 		p.client.fault(err)
 	}

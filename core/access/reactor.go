@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/mooring-io/mooring/core/vfs"
 )
@@ -24,7 +25,22 @@ type Reactor struct {
 	done    chan struct{}
 	turns   uint64
 	sleeps  uint64
+
+	answered bool          // a command was completed since the last linger
+	quiet    int64         // since when nothing comes, CLOCK_MONOTONIC ns; 0: not lingering
+	spin     time.Duration // how long to linger
 }
+
+// Before it sleeps, the reactor may go on turning for a moment: a wake costs more than
+// the wait if something comes at once. The time adapts to whether that pays; where
+// processors are few it never does.
+const (
+	minSpin   = 500 * time.Nanosecond
+	maxSpin   = 16 * time.Microsecond
+	spinCores = 5 // processors that a machine must have
+)
+
+var maySpin = runtime.NumCPU() >= spinCores
 
 // source is something the reactor polls: a plugin's ring.
 type source interface {
@@ -48,7 +64,7 @@ type Clock interface {
 
 // NewReactor returns a reactor that will drive queue. It does nothing before Run.
 func NewReactor(queue vfs.Queue, clock Clock) *Reactor {
-	return &Reactor{queue: queue, clock: clock, done: make(chan struct{})}
+	return &Reactor{queue: queue, clock: clock, spin: minSpin, done: make(chan struct{})}
 }
 
 // Queue returns the queue that the reactor drives; stores are opened on it.
@@ -86,7 +102,7 @@ func (r *Reactor) turn() error {
 	for _, s := range r.sources {
 		s.publish()
 	}
-	wait := work == 0 && r.fallAsleep()
+	wait := !r.linger(work > 0) && work == 0 && r.fallAsleep()
 	r.monoNow, r.bootNow = 0, 0
 	err := r.queue.Turn(wait)
 	if wait {
@@ -96,6 +112,28 @@ func (r *Reactor) turn() error {
 		}
 	}
 	return err
+}
+
+// linger says whether to turn once more before sleeping although nothing may have come.
+func (r *Reactor) linger(came bool) bool {
+	if !maySpin {
+		return false
+	}
+	came, r.answered = came || r.answered, false
+	now := r.clock.Monotonic()
+	switch {
+	case came && r.quiet != 0:
+		r.spin = min(2*r.spin, maxSpin)
+		r.quiet = 0
+	case came:
+	case r.quiet == 0:
+		r.quiet = now
+	case now-r.quiet >= int64(r.spin):
+		r.spin = max(r.spin/2, minSpin)
+		r.quiet = 0
+		return false
+	}
+	return true
 }
 
 // fallAsleep announces to every source that the reactor is about to block. If one

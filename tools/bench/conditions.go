@@ -25,6 +25,7 @@ type Conditions struct {
 	CPUs     int    `json:"cpus"`
 	Target   string `json:"target_cpu"`
 	Host     string `json:"host_cpu"`
+	Nice     int    `json:"nice"`
 	Disk     string `json:"disk"`
 	Memory   string `json:"memory"`
 	Size     int64  `json:"bytes"` // of each volume and file
@@ -42,7 +43,7 @@ func conditions(ctx context.Context, o options) Conditions {
 	c := Conditions{
 		Date: time.Now().Format(time.DateOnly), Mooring: say(ctx, o.Mooring, "--version"), Go: runtime.Version(),
 		Kernel: kernel(), CPU: cpuModel(), CPUs: runtime.NumCPU(),
-		Target: cpuName(o.Pinning.Target), Host: cpuName(o.Pinning.Host),
+		Target: cpuName(o.Pinning.Target), Host: cpuName(o.Pinning.Host), Nice: o.Pinning.Nice,
 		Disk: fileSystem(o.Dir), Memory: fileSystem(o.MemDir), Size: o.Size, Pairs: o.Pairs, Time: o.Time.String(),
 		SPDK: "none", Fio: say(ctx, "fio", "--version"), Load: loadAverage(), before: cpuCount(),
 	}

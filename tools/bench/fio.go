@@ -49,7 +49,7 @@ func fio(ctx context.Context, o options, file string, l load, sync bool) (Sample
 	cmd := exec.CommandContext(ctx, "fio", fioArgs(o, file, l, sync)...)
 	var out, diag bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &diag
-	if err := runPinned(cmd, o.Pinning.Target); err != nil {
+	if err := o.Pinning.run(cmd, o.Pinning.Target); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
 			return Sample{}, &missingError{"fio is not installed (Debian: apt-get install fio)"}
 		}

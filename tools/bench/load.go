@@ -29,7 +29,8 @@ type Sample struct {
 	MiBps   float64 `json:"mib_per_s"`
 	P50     float64 `json:"p50_us"`
 	P99     float64 `json:"p99_us"`
-	CPU     float64 `json:"cpu_s"` // user and system, of the target's processes
+	CPU     float64 `json:"cpu_s"`      // user and system, of the target's processes
+	HostCPU float64 `json:"host_cpu_s"` // of the load generator; 0 where that is the target too
 	Seconds float64 `json:"seconds"`
 }
 
@@ -78,7 +79,7 @@ func nvmeLoad(ctx context.Context, o options, url string, pids []int, l load) (S
 	cmd := exec.CommandContext(ctx, self, loadCommand)
 	var out, diag bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &diag
-	if err := runPinned(cmd, o.Pinning.Host); err != nil {
+	if err := o.Pinning.run(cmd, o.Pinning.Host); err != nil {
 		return Sample{}, fmt.Errorf("load on %s: %w: %s", url, err, bytes.TrimSpace(diag.Bytes()))
 	}
 	var r bench.Result
@@ -90,6 +91,6 @@ func nvmeLoad(ctx context.Context, o options, url string, pids []int, l load) (S
 	}
 	return Sample{
 		IOPS: r.Total.IOPS, MiBps: r.Total.MiBPerSecond, P50: r.Total.Latency.P50, P99: r.Total.Latency.P99,
-		CPU: r.TargetCPU, Seconds: r.Seconds,
+		CPU: r.TargetCPU, HostCPU: r.HostCPU, Seconds: r.Seconds,
 	}, nil
 }

@@ -82,6 +82,7 @@ func parse() (o options, list bool, err error) {
 	flag.StringVar(&o.SPDK, "spdk", os.Getenv("MOORING_BENCH_SPDK"), "`path` of SPDK's nvmf_tgt (MOORING_BENCH_SPDK); rows against it are skipped without")
 	flag.IntVar(&o.Pinning.Target, "target-cpu", -2, "CPU of targets and of fio; -1 is any (default 0, any on a single CPU)")
 	flag.IntVar(&o.Pinning.Host, "host-cpu", -2, "CPU of the load generator; -1 is any (default 1, any on a single CPU)")
+	flag.IntVar(&o.Pinning.Nice, "nice", 0, "scheduling `priority` of both sides, for a machine that others use")
 	flag.BoolVar(&o.Keep, "keep", false, "leave the folders of the targets behind")
 	flag.Parse()
 	if flag.NArg() > 0 {

@@ -20,6 +20,7 @@ import (
 type pinning struct {
 	Target int // the target's processes, and fio, which does a target's work
 	Host   int // the load generator
+	Nice   int // of all of them; below 0, which takes root, others on the machine disturb them less
 }
 
 // defaults fills in what is -2: the same for everybody that is compared, and apart from the load if there are two CPUs.
@@ -43,34 +44,48 @@ func cpuName(cpu int) string {
 	return "CPU " + strconv.Itoa(cpu)
 }
 
-// startPinned starts cmd and all that it will start on one CPU.
-func startPinned(cmd *exec.Cmd, cpu int) error {
-	if cpu < 0 {
-		return cmd.Start()
-	}
-	// A child inherits the affinity of the thread that forks it.
-	runtime.LockOSThread()
-	var before, one unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		return fmt.Errorf("read the CPU affinity: %w", err)
-	}
-	one.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return fmt.Errorf("pin to CPU %d: %w", cpu, err)
-	}
-	err := cmd.Start()
-	if restored := unix.SchedSetaffinity(0, &before); restored != nil {
-		return errors.Join(err, restored) // the thread stays locked, and ends with its goroutine
-	}
-	runtime.UnlockOSThread()
-	return err
+// start starts cmd, and with it all that it will start, on one CPU.
+func (p pinning) start(cmd *exec.Cmd, cpu int) error {
+	started := make(chan error, 1)
+	go func() {
+		// A child inherits affinity and priority of the thread that forks it. This one ends with its goroutine.
+		runtime.LockOSThread()
+		started <- p.startHere(cmd, cpu)
+	}()
+	return <-started
 }
 
-func runPinned(cmd *exec.Cmd, cpu int) error {
-	if err := startPinned(cmd, cpu); err != nil {
+func (p pinning) startHere(cmd *exec.Cmd, cpu int) error {
+	if cpu >= 0 {
+		var one unix.CPUSet
+		one.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			return fmt.Errorf("pin to CPU %d: %w", cpu, err)
+		}
+	}
+	if p.Nice != 0 {
+		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, p.Nice); err != nil {
+			return fmt.Errorf("take the priority %d: %w", p.Nice, err)
+		}
+	}
+	return cmd.Start()
+}
+
+func (p pinning) run(cmd *exec.Cmd, cpu int) error {
+	if err := p.start(cmd, cpu); err != nil {
 		return err
 	}
 	return cmd.Wait()
+}
+
+// goEnvironment is for Go programs that are pinned: with one CPU to see, the runtime would run Go code on one thread only,
+// which it would not do on the machine as it is.
+func (p pinning) goEnvironment() []string {
+	env := os.Environ()
+	if os.Getenv("GOMAXPROCS") == "" && p.Target >= 0 {
+		env = append(env, fmt.Sprintf("GOMAXPROCS=%d", runtime.NumCPU()))
+	}
+	return env
 }
 
 // family returns a process and all its descendants.
@@ -144,8 +159,8 @@ type child struct {
 	err   error // valid when ended is closed
 }
 
-// startChild starts cmd with its output, but for stdout if that is set, in a file in dir.
-func startChild(cmd *exec.Cmd, cpu int, dir string) (*child, error) {
+// startChild starts a target with its output, but for stdout if that is set, in a file in dir.
+func (p pinning) startChild(cmd *exec.Cmd, dir string) (*child, error) {
 	log, err := os.Create(filepath.Join(dir, filepath.Base(cmd.Path)+".log"))
 	if err != nil {
 		return nil, err
@@ -157,7 +172,7 @@ func startChild(cmd *exec.Cmd, cpu int, dir string) (*child, error) {
 	c := &child{cmd: cmd, log: log, ended: make(chan struct{})}
 	// It must not outlive this program, nor get its signals from the terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := startPinned(cmd, cpu); err != nil {
+	if err := p.start(cmd, p.Target); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	go func() {

@@ -15,7 +15,7 @@ import (
 )
 
 // ringCommands is how many commands each side of a pair carries out, by queue depth.
-var ringCommands = map[int]int{1: 30_000, 32: 150_000, 128: 150_000}
+var ringCommands = map[int]int{1: 10_000, 32: 60_000, 128: 60_000}
 
 // Ring is the result of BenchmarkCommand in core/access for one kind of command: with the rings and with a function call
 // in their place.
@@ -57,10 +57,10 @@ func measureRing(ctx context.Context, b *harness, rep *report) error {
 		progress("ring: %d pairs at depth %d", pairs, depth)
 		cmd := exec.CommandContext(ctx, bin, "-test.run=^$", fmt.Sprintf("-test.bench=^BenchmarkCommand$/^(read|write)$/^qd=%d$", depth),
 			fmt.Sprintf("-test.benchtime=%dx", ringCommands[depth]), "-test.timeout=1h")
-		cmd.Env = append(os.Environ(), "BENCH_DIR="+dir, fmt.Sprintf("BENCH_PAIRS=%d", pairs))
+		cmd.Env = append(b.Pinning.goEnvironment(), "BENCH_DIR="+dir, fmt.Sprintf("BENCH_PAIRS=%d", pairs))
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, os.Stderr
-		if err := runPinned(cmd, b.Pinning.Target); err != nil {
+		if err := b.Pinning.run(cmd, b.Pinning.Target); err != nil {
 			return fmt.Errorf("benchmark of core/access: %w\n%s", err, out.Bytes())
 		}
 		got, err := parseRing(&out)

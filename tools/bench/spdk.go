@@ -82,7 +82,7 @@ func (b *harness) spdk(ctx context.Context) (*spdk, error) {
 	}
 	p := &spdk{address: address, socket: filepath.Join(dir, "rpc.sock"), filled: map[nvme.NSID]bool{}}
 	cmd := exec.Command(b.SPDK, append(b.spdkArgs(), "-r", p.socket)...)
-	if p.child, err = startChild(cmd, b.Pinning.Target, dir); err != nil {
+	if p.child, err = b.Pinning.startChild(cmd, dir); err != nil {
 		return nil, err
 	}
 	b.undo = append(b.undo, p.child.stop)

@@ -112,8 +112,8 @@ func (b *harness) startNode(ctx context.Context, parent string, volumes []volume
 	}
 	defer in.Close()
 	cmd := exec.Command(b.Mooring, "agent", "-config", file)
-	cmd.Stdout = in
-	c, err := startChild(cmd, b.Pinning.Target, dir)
+	cmd.Stdout, cmd.Env = in, b.Pinning.goEnvironment()
+	c, err := b.Pinning.startChild(cmd, dir)
 	if err != nil {
 		return nil, errors.Join(err, out.Close())
 	}

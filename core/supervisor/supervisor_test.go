@@ -334,7 +334,7 @@ func TestLifeOfDataPlugin(t *testing.T) {
 		t.Errorf("after stop: %+v", st)
 	}
 	want := []State{StateStarting, StateRunning, StateStopping, StateIdle}
-	if !slices.Equal(b.states["data"], want) {
+	if !slices.Equal(slices.Compact(b.states["data"]), want) { // its health may change while it runs
 		t.Errorf("states %v, want %v", b.states["data"], want)
 	}
 	b.close()

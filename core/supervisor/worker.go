@@ -162,6 +162,10 @@ func (w *worker) equip(ctx context.Context, i *instance, e Entry) error {
 		BrokerId: number, Threads: uint32(w.spec.Threads),
 		PoolBytes: uint64(w.spec.PoolBytes), RingEntries: uint32(w.spec.RingEntries),
 	}); err != nil {
+		// Past the deadline gRPC may tell of the reset stream instead.
+		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+			err = fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
 		return fmt.Errorf("start plugin %s: %w", w.name, err)
 	}
 	w.mu.Lock()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/meta"
@@ -263,39 +264,99 @@ func TestAbort(t *testing.T) {
 	r.settled(v)
 }
 
-// A plugin that breaks its ring loses it; others go on, behind its commands too.
+// hostile is a plugin that writes its submission ring by itself.
+type hostile struct {
+	*ring.PluginEnd
+	entries []byte // of the submission ring
+}
+
+const hostileEntries = 8
+
+func (r *rig) hostile(c *Client) *hostile {
+	r.t.Helper()
+	h := &hostile{}
+	_, err := c.OpenRings(r.ctx, Rings{Threads: 1, Entries: hostileEntries, PoolBytes: 1 << 20}, func(d ring.Descriptors) error {
+		d, err := d.Dup()
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(d.Submission, &st); err != nil {
+			return err
+		}
+		mem, err := unix.Mmap(d.Submission, 0, int(st.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return err
+		}
+		r.t.Cleanup(func() { r.must(unix.Munmap(mem)) })
+		h.entries = mem[len(mem)-hostileEntries*64:]
+		h.PluginEnd, err = ring.Attach(d)
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return h
+}
+
+// A plugin that breaks its ring loses it; others go on, behind its commands too. What
+// it has at the disk ends before its memory goes.
 func TestHostilePlugin(t *testing.T) {
-	ok := ring.Entry{Op: ring.OpRead, Length: 4096, PoolLength: 4096}
-	cases := map[string]func(end *ring.PluginEnd, h Handle) ring.Entry{
-		"handle never granted": func(*ring.PluginEnd, Handle) ring.Entry { e := ok; e.Handle = 7; return e },
-		"handle far away":      func(*ring.PluginEnd, Handle) ring.Entry { e := ok; e.Handle = math.MaxUint32; return e },
+	spoil := func(at int, v byte) func(*hostile, *ring.Entry) {
+		return func(x *hostile, e *ring.Entry) {
+			x.Submit(e)
+			x.entries[3*64+at] = v // its fourth
+		}
+	}
+	cases := map[string]func(*hostile, *ring.Entry){
+		"handle never granted": func(x *hostile, e *ring.Entry) { e.Handle = 7; x.Submit(e) },
+		"handle far away":      func(x *hostile, e *ring.Entry) { e.Handle = math.MaxUint32; x.Submit(e) },
+		"operation":            spoil(0, 200),
+		"flags":                spoil(1, 0x80),
+		"tag out of range":     spoil(5, 1),
+		"buffer outside":       spoil(0x27, 0x7f),
+		"tag in flight": func(x *hostile, e *ring.Entry) {
+			x.Submit(e)
+			copy(x.entries[3*64+4:][:4], x.entries[4:8])
+		},
 	}
 	r, v, p, h := prepared(t, rigOptions{seed: 7})
 	for name, spoil := range cases {
 		c, broken := r.newClient(name)
-		end := r.attach(c, 8, 1<<20)
+		x := r.hostile(c)
 		good, err := c.Grant(r.ctx, v, Host{Name: name}, 1)
 		r.must(err)
 		r.hold()
 		mine := p.start(block.OpWrite, h, 0, 512, pattern(512, 1))
 		r.atDisk(1)
-		// Its good command waits behind another plugin's, and another's behind its.
-		end.Submit(&ring.Entry{Op: ring.OpWrite, Handle: good.Index, HandleGeneration: good.Generation, Length: 512, PoolLength: 512})
-		end.Publish()
+		// One of its commands is at the disk, one waits behind another plugin's, and one
+		// of another's waits behind that.
+		e := ring.Entry{Op: ring.OpWrite, Handle: good.Index, HandleGeneration: good.Generation, Offset: testExtent, Length: 4096, PoolLength: 4096}
+		x.Submit(&e)
+		e.Offset, e.Length, e.PoolLength = 0, 512, 512
+		x.Submit(&e)
+		e = ring.Entry{Op: ring.OpFlush, Handle: good.Index, HandleGeneration: good.Generation}
+		x.Submit(&e)
+		x.Publish()
 		r.parkedBehind(v, 1)
 		theirs := p.start(block.OpWrite, h, 512, 512, pattern(512, 2))
 		r.parkedBehind(v, 2)
-		e := spoil(end, good)
-		end.Submit(&e)
-		end.Publish()
+		e = ring.Entry{Op: ring.OpRead, Handle: good.Index, HandleGeneration: good.Generation, Length: 4096, PoolLength: 4096}
+		spoil(x, &e)
+		x.Publish()
 		if err := <-broken; err == nil {
 			t.Errorf("%s: no reason", name)
 		}
+		r.on(func() {
+			if len(c.ports) != 1 || c.ports[0].busy != 1 || len(c.ports[0].end.Pool()) == 0 {
+				t.Errorf("%s: the ring went before what was at the disk", name)
+			}
+		})
 		r.release()
 		p.want("command of another plugin", mine, block.StatusOK)
 		p.want("command of another plugin", theirs, block.StatusOK)
 		r.must(c.Close(r.ctx))
-		r.must(end.Close())
+		r.must(x.Close())
 	}
 	if got, s := p.read(h, 0, 512); s != block.StatusOK || !bytes.Equal(got, pattern(512, 1)) {
 		t.Errorf("%v, or the hostile write was done", s)

@@ -14,4 +14,14 @@
 // goroutines reach it by Reactor.Do, which runs a function there. Work that may
 // block (leases, creating and sealing extents) is done by a small set of control
 // goroutines that Access starts and joins.
+//
+// # The life of a command
+//
+// A command enters by its port, which copies and checks its entry. From then on it
+// is at a store, or parked in exactly one list: behind an overlapping command, for an
+// extent, for bounce memory, for the lease, or for the next turn. A parked command
+// holds nothing at a disk, so it can be dropped at any moment, by an abort, a revoked
+// handle, a higher path epoch or the end of its client. Whatever ends its wait moves it
+// to the list for the next turn, where path epoch, reservation and lease are looked at
+// again before it goes on; nothing goes on from within another command's completion.
 package access

@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PLUGINS := $(notdir $(wildcard plugins/*))
 
-.PHONY: all build run test check check-quick unit race fuzz crash e2e bench install clean generate help deps
+.PHONY: all build run test check check-quick unit race fuzz e2e bench install clean generate help deps
 
 all: build
 

@@ -528,7 +528,7 @@ func (s *Server) addPlugin(r *http.Request) (any, error) {
 func (s *Server) removePlugin(r *http.Request) (any, error) {
 	name := r.PathValue("name")
 	if st, err := s.Supervisor.Status(name); err == nil && st.State != supervisor.StateIdle {
-		return nil, fmt.Errorf("plugin %s is in use; take its block out of the configuration and reload first: %w", name, meta.ErrInUse)
+		return nil, &meta.InUseError{What: "plugin " + name, Users: []string{"the running configuration; take its block out and reload first"}}
 	}
 	return struct{}{}, s.Supervisor.Remove(r.Context(), name)
 }

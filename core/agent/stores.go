@@ -41,7 +41,11 @@ func (a *agent) openStores(ctx context.Context, undo *stack) error {
 		}
 	}
 	for _, c := range list {
-		if err := a.openStore(ctx, c); err != nil {
+		err := a.openStore(ctx, c)
+		if errors.Is(err, extent.ErrCorrupt) {
+			return fmt.Errorf("store %s: %w; look at it with: mooring check -store %s (and -rebuild-meta if its index is lost)", c.Name, err, c.Path)
+		}
+		if err != nil {
 			return fmt.Errorf("store %s: %w", c.Name, err)
 		}
 	}

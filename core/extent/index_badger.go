@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"path/filepath"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
@@ -12,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/mooring-io/mooring/core/vfs"
+	"github.com/mooring-io/mooring/core/badgerdb"
 )
 
 // The keys and values of the Badger index: 'e', volume, big-endian index -> version, state, ref, area, generation, checksum;
@@ -32,13 +31,9 @@ func OpenBadgerIndex(dir string, log hclog.Logger) (Index, error) {
 		WithSyncWrites(true).WithLogger(badgerLog{log}).WithMetricsEnabled(false).
 		WithMemTableSize(8 << 20).WithNumMemtables(2).WithCompression(options.None).WithBlockCacheSize(0).WithNumCompactors(2).
 		WithValueThreshold(1 << 10).WithValueLogFileSize(16 << 20).WithDetectConflicts(false)
-	db, err := badger.Open(o)
+	db, err := badgerdb.Open(o)
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
-	}
-	// Badger syncs the log that it has just made, but not its name.
-	if err := errors.Join(vfs.NewOS().SyncDir(dir), vfs.NewOS().SyncDir(filepath.Dir(dir))); err != nil {
-		return nil, errors.Join(fmt.Errorf("sync index %s: %w", dir, err), db.Close())
 	}
 	return &badgerIndex{db: db}, nil
 }

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -64,8 +66,28 @@ func (f *osFile) prepare(path string, lock bool) error {
 	return nil
 }
 
-func (osFS) MkdirAll(path string) error { return os.MkdirAll(path, 0o700) }
-func (osFS) Remove(path string) error   { return os.Remove(path) }
+// MkdirAll implements FS. It syncs the parent even if the folder is there: its maker may have died before it did.
+func (o osFS) MkdirAll(path string) error {
+	path = filepath.Clean(path)
+	parent := filepath.Dir(path)
+	if parent == path {
+		return nil
+	}
+	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+		if err := o.MkdirAll(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	if err := o.SyncDir(parent); !errors.Is(err, fs.ErrPermission) { // a folder that may be entered, not read
+		return err
+	}
+	return nil
+}
+
+func (osFS) Remove(path string) error { return os.Remove(path) }
 
 func (osFS) Size(path string) (int64, error) {
 	st, err := os.Stat(path)

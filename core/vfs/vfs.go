@@ -31,6 +31,7 @@ type OpenOptions struct {
 // FS is a file system. Its methods may block and may be called from any goroutine.
 type FS interface {
 	OpenFile(path string, opt OpenOptions) (File, error)
+	// MkdirAll makes a folder and those above it, as far as they are not there, with durable names.
 	MkdirAll(path string) error
 	Remove(path string) error
 	// Size returns the length in bytes of the file at path; the error is fs.ErrNotExist when there is none.

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/hashicorp/go-hclog"
 
+	durable "github.com/mooring-io/mooring/core/badgerdb"
 	"github.com/mooring-io/mooring/core/meta/store"
 	"github.com/mooring-io/mooring/core/meta/store/internal/engine"
 )
@@ -90,11 +90,8 @@ func Open(o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of the Meta store: %w", err)
-	}
 	log := o.Logger.Named("badger")
-	db, err := badgerdb.Open(badgerdb.DefaultOptions(o.Dir).
+	db, err := durable.Open(badgerdb.DefaultOptions(o.Dir).
 		WithSyncWrites(true).
 		WithLogger(logger{log}).
 		WithValueThreshold(valueThreshold).

@@ -1,0 +1,54 @@
+package badgerdb
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// A power cut may leave logs that were made and never got their length.
+func TestOpenWithEmptyLogs(t *testing.T) {
+	o := badger.DefaultOptions(filepath.Join(t.TempDir(), "a", "b")).WithSyncWrites(true).WithLogger(nil).
+		WithMemTableSize(1 << 20).WithValueThreshold(1 << 10).WithValueLogFileSize(1 << 20)
+	db, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, value := []byte("key"), []byte("value")
+	if err := db.Update(func(tx *badger.Txn) error { return tx.Set(key, value) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"00007.mem", "00008.mem", "000009.vlog"} {
+		if err := os.WriteFile(filepath.Join(o.Dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if db, err = Open(o); err != nil {
+			t.Fatal(err)
+		}
+		err := db.View(func(tx *badger.Txn) error {
+			item, err := tx.Get(key)
+			if err != nil {
+				return err
+			}
+			return item.Value(func(v []byte) error {
+				if string(v) != string(value) {
+					t.Errorf("found %q", v)
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

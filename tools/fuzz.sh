@@ -41,7 +41,8 @@ while read -r package target; do
     printf '%2d/%d  %-45s %-20s ' "$n" "$count" "$package" "$target"
     if "$go" test -run '^$' -fuzz "^$target\$" -fuzztime "$each" -timeout 5m "$package" >"$log" 2>&1; then
         # The last progress line: how many inputs were tried.
-        sed -n 's/^fuzz: elapsed: .*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1 | sed 's/$/ inputs/'
+        inputs=$(sed -n 's/^fuzz: elapsed: .*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
+        echo "${inputs:-no new} inputs"
     else
         failed=$((failed + 1))
         echo "FAILED"

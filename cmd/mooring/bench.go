@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,9 @@ CPU time is measured too.`,
 			if _, err := bench.ParseURL(cfg.URL); err != nil {
 				return &usageError{err}
 			}
+			if !slices.Contains(bench.Modes, cfg.RW) {
+				return &usageError{fmt.Errorf("-rw is one of %s; it is %q", strings.Join(bench.Modes, ", "), cfg.RW)}
+			}
 			cfg.PIDs = agentPIDs(c, g)
 			if g.output != "json" {
 				cfg.Progress = func(p bench.Progress) {
@@ -65,6 +69,7 @@ CPU time is measured too.`,
 	f.DurationVar(&cfg.Time, "time", 10*time.Second, "how long to measure")
 	f.StringVar(&span, "span", "0", "use only this much of the namespace's beginning; 0 is all")
 	f.BoolVar(&cfg.Verify, "verify", false, "write a pattern and check everything that is read")
+	f.StringVar(&cfg.HostNQN, "host", "", "connect as this host `NQN`, for subsystems that do not allow any host")
 	f.Uint64Var(&cfg.Seed, "seed", 1, "of offsets and patterns")
 	return c
 }

@@ -181,7 +181,7 @@ func (a *agent) startReactor(_ context.Context, undo *stack) error {
 	a.reactor = access.NewReactor(a.queue, access.SystemClock())
 	a.access = access.New(access.Options{
 		Reactor: a.reactor, Meta: leases{a.meta, a.session}, ExtentBytes: a.meta.Cluster().ExtentBytes, HoldFor: a.cfg.Limits.HoldFor,
-		Incarnation: uint64(a.started.Unix()), Logger: a.log,
+		Incarnation: uint64(a.started.Unix()), MetaRestored: metaRestored(a.cfg), Logger: a.log,
 	})
 	a.background.Go(func() {
 		if err := a.reactor.Run(); err != nil {
@@ -311,15 +311,25 @@ func (a *agent) wait(ctx context.Context) error {
 // setLevel changes how much is logged, here and in all named loggers.
 func (a *agent) setLevel(level string) { a.log.SetLevel(hclog.LevelFromString(level)) }
 
-// nqns are the subsystems that there are, for what is printed at start.
-func (a *agent) nqns() []string {
+// offer is a subsystem as it is printed at start.
+type offer struct {
+	nqn     string
+	nsid    meta.NSID // its first namespace; 0: it has none
+	anyHost bool
+}
+
+func (a *agent) offers() []offer {
 	subs, err := a.meta.Subsystems(context.Background())
 	if err != nil {
 		return nil
 	}
-	var out []string
+	var out []offer
 	for _, s := range subs {
-		out = append(out, s.NQN)
+		o := offer{nqn: s.NQN, anyHost: s.AllowAnyHost}
+		if ns, err := a.meta.Namespaces(context.Background(), s.NQN); err == nil && len(ns) > 0 {
+			o.nsid = ns[0].NSID
+		}
+		out = append(out, o)
 	}
 	return out
 }

@@ -61,8 +61,8 @@ func (a *agent) greet() {
 			continue
 		}
 		fmt.Fprintf(w, "  listening %s\n", l.URL)
-		for _, nqn := range a.nqns() {
-			for _, line := range connectLines(l.URL, nqn) {
+		for _, o := range a.offers() {
+			for _, line := range connectLines(l.URL, o) {
 				fmt.Fprintf(w, "    %s\n", line)
 			}
 		}
@@ -89,7 +89,7 @@ func (a *agent) dataNote() string {
 }
 
 // connectLines are the commands that connect a host to one subsystem at one address.
-func connectLines(listen, nqn string) []string {
+func connectLines(listen string, o offer) []string {
 	u, err := url.Parse(listen)
 	if err != nil {
 		return nil
@@ -102,9 +102,9 @@ func connectLines(listen, nqn string) []string {
 	if !ok {
 		return nil
 	}
-	lines := []string{fmt.Sprintf("nvme connect -t %s -a %s -s %s -n %s", transport, host, u.Port(), nqn)}
-	if transport == "tcp" {
-		lines = append(lines, fmt.Sprintf("%s bench '%s://%s/%s?ns=1' -rw randread -qd 32   # without kernel NVMe/TCP", os.Args[0], u.Scheme, net.JoinHostPort(host, u.Port()), nqn))
+	lines := []string{fmt.Sprintf("nvme connect -t %s -a %s -s %s -n %s", transport, host, u.Port(), o.nqn)}
+	if transport == "tcp" && o.anyHost && o.nsid != 0 {
+		lines = append(lines, fmt.Sprintf("%s bench '%s://%s/%s?ns=%d' -rw randread -qd 32   # without kernel NVMe/TCP", os.Args[0], u.Scheme, net.JoinHostPort(host, u.Port()), o.nqn, o.nsid))
 	}
 	return lines
 }

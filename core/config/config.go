@@ -314,6 +314,7 @@ func (r *reader) size(at hcl.Range, field, v string, def int64) int64 {
 	n, err := ParseSize(v)
 	if err != nil {
 		r.wrong(at, "Invalid "+field, "%s: %v", field, err)
+		return def
 	}
 	return n
 }
@@ -456,11 +457,12 @@ func (r *reader) volumes(in *file, c *Config) {
 	names := names{r: r, kind: "volume"}
 	for _, v := range in.Volumes {
 		names.add(v.Name, v.Range)
+		wrong := len(r.diags)
 		out := Volume{
 			Pos: pos(v.Range), Name: v.Name, Tenant: orDefault(v.Tenant, "default"), Size: r.size(v.Range, "size", v.Size, 0),
 			BlockSize: orDefault(v.BlockSize, 4096), Durability: orDefault(v.Durability, "sync"),
 		}
-		if out.Size <= 0 || out.Size%(1<<20) != 0 {
+		if len(r.diags) == wrong && (out.Size <= 0 || out.Size%(1<<20) != 0) {
 			r.wrong(v.Range, "Invalid volume size", "size must be a multiple of 1 MiB, such as \"10GiB\"; it is %q.", v.Size)
 		}
 		if !oneOf(out.BlockSize, 512, 4096) {

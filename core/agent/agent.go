@@ -286,8 +286,9 @@ func (a *agent) ready() {
 // wait serves until it is time to end. SIGHUP reloads.
 func (a *agent) wait(ctx context.Context) error {
 	watch, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go a.watchSession(watch)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { a.watchSession(watch) })
+	defer func() { cancel(); watcher.Wait() }()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

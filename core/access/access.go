@@ -58,23 +58,28 @@ type Options struct {
 	BounceBytes int64         // core memory for sub-block and compare commands; 0: 64 MiB
 	HoldFor     time.Duration // how long a command waits for a lease; 0: 10 s
 	Incarnation uint64        // of this process; ring incarnations grow from it
-	Logger      hclog.Logger
+	// MetaRestored says that the metadata came from a backup and may be older than the
+	// stores: an extent that a store has and Meta does not know is not served, rather
+	// than read as zeros or made anew.
+	MetaRestored bool
+	Logger       hclog.Logger
 }
 
 // Access serves I/O on volumes. Fields below the first blank line are owned by the
 // reactor.
 type Access struct {
-	reactor     *Reactor
-	meta        Meta
-	log         hclog.Logger
-	extentBytes int64
-	holdFor     time.Duration
-	incarnation atomic.Uint64
-	work        chan func()
-	workers     sync.WaitGroup
-	ctx         context.Context
-	cancel      context.CancelFunc
-	opening     sync.Mutex // one Open or Close of a volume at a time
+	reactor      *Reactor
+	meta         Meta
+	log          hclog.Logger
+	extentBytes  int64
+	metaRestored bool
+	holdFor      time.Duration
+	incarnation  atomic.Uint64
+	work         chan func()
+	workers      sync.WaitGroup
+	ctx          context.Context
+	cancel       context.CancelFunc
+	opening      sync.Mutex // one Open or Close of a volume at a time
 
 	ioDone    func(*extent.IO)
 	wakeOp    func(*op) // wake
@@ -98,7 +103,7 @@ func New(o Options) *Access {
 		o.HoldFor = 10 * time.Second
 	}
 	a := &Access{
-		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor,
+		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored,
 		work: make(chan func(), 1024), clients: map[*Client]struct{}{}, volumes: map[uuid.UUID]*Volume{},
 		bounces: bounces{limit: o.BounceBytes},
 	}
@@ -192,6 +197,9 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 			if l.Allocated && i < len(v.extents) {
 				v.extents[i] = extentSlot{state: extentUnsealed, generation: l.Generation, storeID: l.Store, store: a.store(l.Store)}
 			}
+		}
+		if a.metaRestored {
+			v.disown()
 		}
 		v.recount(nil)
 		a.volumes[g.ID] = v
@@ -359,7 +367,7 @@ func (a *Access) create(ctx context.Context, s *extent.Store, id extent.ID, g ex
 	}); err != nil {
 		return err
 	}
-	if !older {
+	if !older || a.metaRestored {
 		return err
 	}
 	if err := s.Delete(ctx, id); err != nil {

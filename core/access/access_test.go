@@ -714,6 +714,32 @@ func TestStoreComesLate(t *testing.T) {
 	r.settled(v)
 }
 
+// Metadata that was restored from a backup may know fewer extents than the stores
+// have: those are refused, never read as zeros, overwritten or made anew.
+func TestMetaBehindTheData(t *testing.T) {
+	r, v, p, h := prepared(t, rigOptions{seed: 18})
+	r.must(p.client.Revoke(r.ctx, Handle(h)))
+	r.must(r.access.CloseVolume(r.ctx, v.id))
+	r.meta.mu.Lock()
+	delete(r.meta.leases[v.id], 1)
+	r.meta.mu.Unlock()
+	r.access.metaRestored = true
+	v, err := r.access.Open(r.ctx, Geometry{ID: v.id, Size: v.size, BlockSize: 512, Volatile: true})
+	r.must(err)
+	h = p.grant(v, "host", 1)
+	if got, s := p.read(h, 0, testExtent); s != block.StatusOK || !bytes.Equal(got, pattern(4*testExtent, 9)[:testExtent]) {
+		t.Errorf("read of an extent that Meta knows: %v", s)
+	}
+	if _, s := p.read(h, testExtent, 512); s != block.StatusPathLost {
+		t.Errorf("read of an extent that Meta does not know: %v", s)
+	}
+	if s := p.write(h, testExtent, pattern(512, 1)); s != block.StatusPathLost {
+		t.Errorf("write to it: %v", s)
+	}
+	p.want("flush", p.start(block.OpFlush, h, 0, 0, nil), block.StatusPathLost)
+	r.settled(v)
+}
+
 func TestFlushTellsLosses(t *testing.T) {
 	r := newRig(t, rigOptions{seed: 17})
 	v, err := r.access.Open(r.ctx, Geometry{ID: uuid.New(), Size: testExtent, BlockSize: 512, Volatile: true, Losses: 1})

@@ -2,6 +2,8 @@ package access
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -295,6 +297,23 @@ func (v *Volume) trouble(what string, err error) {
 		v.access.log.Error("volume cannot be served whole", "volume", v.name, "trouble", text)
 	}
 }
+
+// disown takes the extents out of service that a store has and Meta does not know.
+func (v *Volume) disown() {
+	for i := range v.extents {
+		if v.extents[i].state != extentAbsent {
+			continue
+		}
+		for _, s := range v.access.stores {
+			if s.Extent(extent.ID{Volume: v.id, Index: uint32(i)}) != nil {
+				v.extents[i] = extentSlot{state: extentUnsealed} // on no store that is here
+				v.trouble(fmt.Sprintf("extent %d cannot be used", i), errMetaBehind)
+			}
+		}
+	}
+}
+
+var errMetaBehind = errors.New("the metadata, restored from a backup, is older than the data on the store")
 
 // mayHaveLost says, once per host and loss, that unflushed writes may be gone.
 func (v *Volume) mayHaveLost(g *grant) bool {

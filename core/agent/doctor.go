@@ -79,6 +79,9 @@ func (a *agent) Doctor(context.Context) []admin.Finding {
 			add("ok", l.URL+" is open to the network without authentication: trusted networks only", "")
 		}
 	}
+	if metaRestored(a.cfg) {
+		add("warn", "the metadata was restored from a backup: extents that it does not know are not served", "compare with mooring volume list; when all is well, remove "+restoredMark(a.cfg)+" and restart")
+	}
 	for _, n := range a.notes() {
 		add("ok", n, "")
 	}

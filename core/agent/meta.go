@@ -16,6 +16,14 @@ import (
 	"github.com/mooring-io/mooring/core/meta/store/badger"
 )
 
+// restoredMark is the file that says that the metadata came from a backup.
+func restoredMark(c *config.Config) string { return filepath.Join(c.DataDir, "meta-restored") }
+
+func metaRestored(c *config.Config) bool {
+	_, err := os.Stat(restoredMark(c))
+	return err == nil
+}
+
 func metaDir(c *config.Config) string { return filepath.Join(c.DataDir, "meta") }
 
 // openMeta opens the metadata and begins this node's Meta session.
@@ -181,6 +189,10 @@ func RestoreMeta(ctx context.Context, c *config.Config, file string) (err error)
 	defer f.Close()
 	if _, err := os.Stat(metaDir(c)); err == nil {
 		return fmt.Errorf("%s exists: a backup is restored into an empty store only; move it away first", metaDir(c))
+	}
+	// Before anything of it can be used.
+	if err := os.WriteFile(restoredMark(c), []byte("restored from "+file+"\n"), 0o600); err != nil {
+		return err
 	}
 	st, err := badger.Open(badger.Options{Dir: metaDir(c)})
 	if err != nil {

@@ -2,6 +2,7 @@ package association
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -117,8 +118,16 @@ func (s *Service) resize(ctx context.Context, v *view) error {
 			if open == nil {
 				continue
 			}
-			if n.volume.Trim < 0 {
-				if err := open.Grow(ctx, n.volume.Bytes); err != nil {
+			// Read again: the view may be from before a shrink that has ended since.
+			now, err := s.Meta.Volume(ctx, n.volume.ID)
+			if errors.Is(err, meta.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if now.Trim < 0 && now.Bytes == n.volume.Bytes {
+				if err := open.Grow(ctx, now.Bytes); err != nil {
 					return err
 				}
 			}

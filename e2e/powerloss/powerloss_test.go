@@ -87,7 +87,7 @@ func require(t *testing.T) {
 	t.Helper()
 	missing := forgetfs.Missing()
 	if os.Geteuid() != 0 {
-		missing = append(missing, "root")
+		missing = []string{"root"}
 	}
 	if _, err := exec.LookPath("unshare"); err != nil {
 		missing = append(missing, "unshare (util-linux)")

@@ -79,8 +79,8 @@ func (a *agent) Doctor(context.Context) []admin.Finding {
 			add("ok", l.URL+" is open to the network without authentication: trusted networks only", "")
 		}
 	}
-	if metaRestored(a.cfg) {
-		add("warn", "the metadata was restored from a backup: extents that it does not know are not served", "compare with mooring volume list; when all is well, remove "+restoredMark(a.cfg)+" and restart")
+	if metaRestored(a.config()) {
+		add("warn", "the metadata was restored from a backup: extents that it does not know are not served", "compare with mooring volume list; when all is well, remove "+restoredMark(a.config())+" and restart")
 	}
 	for _, n := range a.notes() {
 		add("ok", n, "")
@@ -88,7 +88,7 @@ func (a *agent) Doctor(context.Context) []admin.Finding {
 	if n := a.sessionLeft(); n <= 0 {
 		add("error", "the Meta session is over: nothing is served", "restart the agent")
 	}
-	if fi, err := os.Stat(a.socket()); err == nil && fi.Mode().Perm()&0o077 != 0 {
+	if fi, err := os.Stat(a.config().Admin.Socket); err == nil && fi.Mode().Perm()&0o077 != 0 {
 		add("warn", "the control socket is open to other users", "chmod 600 it")
 	}
 	var lim unix.Rlimit
@@ -103,8 +103,9 @@ func (a *agent) sessionLeft() time.Duration {
 	return time.Duration(a.session.Deadline() - access.SystemClock().Boot())
 }
 
-func (a *agent) socket() string {
+// config is what is in force now; a reload replaces it.
+func (a *agent) config() *config.Config {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.cfg.Admin.Socket
+	return a.cfg
 }

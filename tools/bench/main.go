@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -30,6 +31,7 @@ type options struct {
 	Only    *regexp.Regexp
 	Output  string
 	Doc     string
+	From    string // reports to print instead of measuring
 	Mooring string // the binary
 	SPDK    string // path of an nvmf_tgt; "" is none
 	Pinning pinning
@@ -50,6 +52,9 @@ func main() {
 			fmt.Printf("%-28s %s\n", r.ID, r.Title)
 		}
 		return
+	}
+	if o.From != "" {
+		exit(render(o))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -78,6 +83,7 @@ func parse() (o options, list bool, err error) {
 	flag.BoolVar(&list, "list", false, "list the rows")
 	flag.StringVar(&o.Output, "o", "markdown", "markdown or json")
 	flag.StringVar(&o.Doc, "doc", "", "also put the table into this `file`, between its bench marks")
+	flag.StringVar(&o.From, "from", "", "measure nothing: print these reports of -o json, `a.json,b.json…`, as one, under the first's conditions")
 	flag.StringVar(&o.Mooring, "mooring", "bin/mooring", "the `binary` to measure")
 	flag.StringVar(&o.SPDK, "spdk", os.Getenv("MOORING_BENCH_SPDK"), "`path` of SPDK's nvmf_tgt (MOORING_BENCH_SPDK); rows against it are skipped without")
 	flag.IntVar(&o.Pinning.Target, "target-cpu", -2, "CPU of targets and of fio; -1 is any (default 0, any on a single CPU)")
@@ -132,6 +138,33 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	rep.Conditions.finish(b)
+	return rep.print(o)
+}
+
+// render prints reports of former runs.
+func render(o options) error {
+	var rep report
+	for i, path := range strings.Split(o.From, ",") {
+		src, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var r report
+		if err := json.Unmarshal(src, &r); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if i == 0 {
+			rep.Conditions = r.Conditions
+		}
+		rep.Rings = append(rep.Rings, r.Rings...)
+		rep.Pairs = append(rep.Pairs, r.Pairs...)
+		rep.Idles = append(rep.Idles, r.Idles...)
+		rep.Skipped = append(rep.Skipped, r.Skipped...)
+	}
+	return rep.print(o)
+}
+
+func (rep *report) print(o options) error {
 	if o.Output == "json" {
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")

@@ -43,8 +43,8 @@ race: ## the concurrent packages under the race detector
 fuzz: ## every fuzz target, 20 s each
 	./tools/fuzz.sh 20s
 
-e2e: build ## real initiators in QEMU
-	$(GO) test -tags e2e -count=1 -timeout 30m -v ./e2e/...
+e2e: build ## real initiators in QEMU, power cuts on a file system that forgets
+	$(GO) test -tags e2e -p 1 -count=1 -timeout 30m -v ./e2e/...
 
 bench: build ## the table of docs/performance.md
 	./tools/bench.sh

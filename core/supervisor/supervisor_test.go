@@ -211,6 +211,8 @@ func (b *bench) changed(st Status) {
 func (b *bench) await(name, what string, ok func(Status) bool) Status {
 	b.t.Helper()
 	deadline := time.After(20 * time.Second)
+	look := time.NewTicker(10 * time.Millisecond) // new metrics are no news
+	defer look.Stop()
 	for {
 		st, err := b.Status(name)
 		if err != nil {
@@ -221,6 +223,7 @@ func (b *bench) await(name, what string, ok func(Status) bool) Status {
 		}
 		select {
 		case <-b.news:
+		case <-look.C:
 		case <-deadline:
 			b.t.Fatalf("%s: not %s: %+v", name, what, st)
 		}

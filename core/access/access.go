@@ -58,6 +58,9 @@ type Options struct {
 	BounceBytes int64         // core memory for sub-block and compare commands; 0: 64 MiB
 	HoldFor     time.Duration // how long a command waits for a lease; 0: 10 s
 	Incarnation uint64        // of this process; ring incarnations grow from it
+	// LossTold hears, on a control goroutine, that a host's Flush has failed because of a
+	// volume's losses up to that count. nil: nobody.
+	LossTold func(volume uuid.UUID, h Host, losses uint64)
 	// MetaRestored says that the metadata came from a backup and may be older than the
 	// stores: an extent that a store has and Meta does not know is not served, rather
 	// than read as zeros or made anew.
@@ -72,6 +75,7 @@ type Access struct {
 	meta         Meta
 	log          hclog.Logger
 	extentBytes  int64
+	lossTold     func(uuid.UUID, Host, uint64)
 	metaRestored bool
 	holdFor      time.Duration
 	incarnation  atomic.Uint64
@@ -103,7 +107,7 @@ func New(o Options) *Access {
 		o.HoldFor = 10 * time.Second
 	}
 	a := &Access{
-		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored,
+		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored, lossTold: o.LossTold,
 		work: make(chan func(), 1024), clients: map[*Client]struct{}{}, volumes: map[uuid.UUID]*Volume{},
 		bounces: bounces{limit: o.BounceBytes},
 	}

@@ -321,7 +321,20 @@ func (v *Volume) mayHaveLost(g *grant) bool {
 		return false
 	}
 	g.state.lossTold = v.losses
+	if tell := v.access.lossTold; tell != nil {
+		id, host, losses := v.id, g.host, v.losses
+		v.access.start(func() { tell(id, host, losses) })
+	}
 	return true
+}
+
+// Told says which losses a host has been told of, in this life of the core or before;
+// its next Flush fails only for later ones.
+func (v *Volume) Told(ctx context.Context, h Host, losses uint64) error {
+	return v.access.reactor.Do(ctx, func() {
+		s := v.host(h)
+		s.lossTold = max(s.lossTold, losses)
+	})
 }
 
 func (v *Volume) host(h Host) *hostState {

@@ -181,7 +181,7 @@ func (a *agent) startReactor(_ context.Context, undo *stack) error {
 	a.reactor = access.NewReactor(a.queue, access.SystemClock())
 	a.access = access.New(access.Options{
 		Reactor: a.reactor, Meta: leases{a.meta, a.session}, ExtentBytes: a.meta.Cluster().ExtentBytes, HoldFor: a.cfg.Limits.HoldFor,
-		Incarnation: uint64(a.started.Unix()), MetaRestored: metaRestored(a.cfg), Logger: a.log,
+		Incarnation: uint64(a.started.Unix()), MetaRestored: metaRestored(a.cfg), LossTold: a.lossTold, Logger: a.log,
 	})
 	a.background.Go(func() {
 		if err := a.reactor.Run(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -178,6 +179,16 @@ func (a *agent) Shrunk(ctx context.Context, v meta.Volume) error {
 
 func (a *agent) event(s meta.Severity, kind, object, message string) {
 	a.journal.Record(meta.Event{Severity: s, Kind: kind, Object: object, Message: message})
+}
+
+// lossTold records that a host's Flush has failed for what a volume lost. If that
+// cannot be written, the host is told again in another life: better than never.
+func (a *agent) lossTold(volume uuid.UUID, h access.Host, losses uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := a.meta.SetLossTold(ctx, volume, h, losses); err != nil {
+		a.log.Warn("it is not recorded that a host knows of lost writes", "host", h.Name, "volume", volume, "error", err)
+	}
 }
 
 // RestoreMeta fills the empty metadata store of a stopped node from a backup.

@@ -49,6 +49,25 @@ func (a *agent) openStores(ctx context.Context, undo *stack) error {
 			return fmt.Errorf("store %s: %w", c.Name, err)
 		}
 	}
+	return a.missStores(ctx, known)
+}
+
+// missStores takes the stores of this node out of placement that are not there any
+// more, such as those of a disk that was formatted anew.
+func (a *agent) missStores(ctx context.Context, known []meta.Store) error {
+	for _, k := range known {
+		here := slices.ContainsFunc(a.openedStores(), func(o *openStore) bool {
+			id, _ := o.store.Identity()
+			return id == k.ID
+		})
+		if k.Node != a.node.ID || here || k.State == meta.StoreFailed {
+			continue
+		}
+		a.log.Error("a store that this node had is not here; what lies on it alone cannot be served", "store", k.Name, "id", k.ID, "path", k.Path)
+		if err := a.meta.SetStoreState(ctx, k.ID, meta.StoreFailed, "not there at the node's start"); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -205,6 +205,15 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 		if err != nil {
 			return false, err
 		}
+		if n.volume.Durability == meta.Volatile {
+			told, err := s.Meta.LossTold(ctx, n.volume.ID, a.host)
+			if err == nil {
+				err = vol.Told(ctx, a.host, told)
+			}
+			if err != nil {
+				return false, err
+			}
+		}
 		h, err := a.life.client.Grant(ctx, vol, a.host, uint64(p.Epoch))
 		if err != nil {
 			return false, err

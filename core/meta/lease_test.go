@@ -413,3 +413,26 @@ func TestTentativeExtents(t *testing.T) {
 		t.Fatalf("a new owner finds %+v", got)
 	}
 }
+
+// A host is told of each loss once, over all lives of the core; one that comes after
+// a loss has lost nothing by it.
+func TestLossTold(t *testing.T) {
+	w := newWorld(t)
+	w.node("a")
+	v := w.volume("v", 1<<30)
+	old, late := meta.HostID{Protocol: meta.NVMe, Name: "old"}, meta.HostID{Protocol: meta.NVMe, Name: "late"}
+	told := func(h meta.HostID, want uint64) {
+		t.Helper()
+		if got, err := w.LossTold(w.ctx, v.ID, h); err != nil || got != want {
+			t.Errorf("%s was told of %d losses, %v; want %d", h.Name, got, err, want)
+		}
+	}
+	told(old, 0)
+	w.must(w.RecordLoss(w.ctx, v.ID))
+	told(old, 0)
+	told(late, 1)
+	w.must(w.SetLossTold(w.ctx, v.ID, old, 1))
+	told(old, 1)
+	w.must(w.SetLossTold(w.ctx, v.ID, old, 0)) // an answer that comes late
+	told(old, 1)
+}

@@ -293,6 +293,34 @@ func (m *Meta) RecordLoss(ctx context.Context, id uuid.UUID) error {
 	return err
 }
 
+// LossTold returns how many of a volume's losses a host has been told of. A host that
+// is seen for the first time has lost nothing before: it knows all that there were.
+func (m *Meta) LossTold(ctx context.Context, id uuid.UUID, h HostID) (uint64, error) {
+	told, _, err := load[uint64](ctx, m, keyTold(id, h))
+	if !isNotFound(err) {
+		return told, err
+	}
+	v, err := m.Volume(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	return v.Losses, m.SetLossTold(ctx, id, h, v.Losses)
+}
+
+// SetLossTold records that a host has been told of a volume's losses, up to that count.
+func (m *Meta) SetLossTold(ctx context.Context, id uuid.UUID, h HostID, losses uint64) error {
+	return m.retry(ctx, func(x *txn) error {
+		old, rev, err := load[uint64](ctx, m, keyTold(id, h))
+		if err != nil && !isNotFound(err) {
+			return err
+		}
+		if rev == 0 || old < losses {
+			x.update(keyTold(id, h), rev, losses)
+		}
+		return nil
+	})
+}
+
 // VolumeUsers says what uses a volume.
 func (m *Meta) VolumeUsers(ctx context.Context, id uuid.UUID) ([]string, error) {
 	at, _, err := load[Attachment](ctx, m, keyAttached(id))
@@ -352,8 +380,10 @@ func (m *Meta) FinishDelete(ctx context.Context, id uuid.UUID) error {
 		return fmt.Errorf("volume %s is not being deleted: %w", v, ErrConflict)
 	}
 	var keys []string
-	if err := m.st.Range(ctx, keyExtents(id), func(kv store.KV) error { keys = append(keys, kv.Key); return nil }); err != nil {
-		return err
+	for _, prefix := range []string{keyExtents(id), keyToldAll(id)} {
+		if err := m.st.Range(ctx, prefix, func(kv store.KV) error { keys = append(keys, kv.Key); return nil }); err != nil {
+			return err
+		}
 	}
 	for len(keys) > 0 {
 		n := min(len(keys), store.MaxOps)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -209,6 +210,9 @@ func (s *Service) connect(ctx context.Context, req *proto.StartRequest) error {
 		Core: core, Threads: s.ends, Logger: s.log, Incarnation: resp.Incarnation,
 		changed: s.health.wake, fatal: s.fail,
 	}
+	// An I/O thread that waits holds a processor of the scheduler's for some
+	// microseconds: with one for all, everything else would stand still meanwhile.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), len(s.ends)+1))
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	for i, t := range s.ends {

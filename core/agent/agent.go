@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -183,6 +184,9 @@ func (a *agent) startReactor(_ context.Context, undo *stack) error {
 		Reactor: a.reactor, Meta: leases{a.meta, a.session}, ExtentBytes: a.meta.Cluster().ExtentBytes, HoldFor: a.cfg.Limits.HoldFor,
 		Incarnation: uint64(a.started.Unix()), MetaRestored: metaRestored(a.cfg), LossTold: a.lossTold, Logger: a.log,
 	})
+	// A reactor that waits holds a processor of the scheduler's for some microseconds:
+	// with one for all, everything else would stand still meanwhile.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 2))
 	a.background.Go(func() {
 		if err := a.reactor.Run(); err != nil {
 			a.fail(fmt.Errorf("the reactor ended: %w", err))

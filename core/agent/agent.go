@@ -88,11 +88,19 @@ type agent struct {
 }
 
 // Run runs a node until ctx ends, or until it cannot go on.
-func Run(ctx context.Context, o Options) (err error) {
+func Run(ctx context.Context, o Options) error {
+	a, err := newAgent(o)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+func newAgent(o Options) (*agent, error) {
 	a := &agent{o: o, started: time.Now(), failed: make(chan error, 4), republish: make(chan struct{}, 1), cfg: o.Config}
 	if o.Dev {
 		if err := a.devConfig(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if o.Socket != "" {
@@ -104,9 +112,35 @@ func Run(ctx context.Context, o Options) (err error) {
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "mooring", Level: hclog.LevelFromString(a.cfg.Log.Level), JSONFormat: a.cfg.Log.JSON, Output: o.Stderr, IncludeLocation: false,
 	})
-	var undo stack
-	defer func() { err = errors.Join(err, undo.run()) }()
-	if err := a.start(ctx, &undo); err != nil {
+	return a, nil
+}
+
+// errSessionLost ends a life of the node whose leases are void.
+var errSessionLost = errors.New("the Meta session was lost: the node stood still for longer than limits.session_ttl")
+
+// run lives one life after the other: a node that lost its Meta session ends
+// everything in order and begins again with a new one, as after a crash.
+func (a *agent) run(ctx context.Context) (err error) {
+	if a.temp != "" {
+		defer func() { err = errors.Join(err, os.RemoveAll(a.temp)) }()
+	}
+	for {
+		var undo stack
+		err := a.live(ctx, &undo)
+		ended := undo.run()
+		if !errors.Is(err, errSessionLost) || ended != nil || ctx.Err() != nil {
+			return errors.Join(err, ended)
+		}
+		a.log.Warn("the node begins again, with a new Meta session")
+	}
+}
+
+// live is one life, from start until something ends it.
+func (a *agent) live(ctx context.Context, undo *stack) error {
+	for len(a.failed) > 0 { // of a former life
+		<-a.failed
+	}
+	if err := a.start(ctx, undo); err != nil {
 		return err
 	}
 	a.ready()
@@ -165,11 +199,7 @@ func (a *agent) takeDataDir(_ context.Context, undo *stack) error {
 		return fmt.Errorf("another agent uses %s; stop it first, or name another data directory", dir)
 	}
 	undo.push(func() error {
-		err := f.Close()
-		if a.temp != "" {
-			err = errors.Join(err, os.RemoveAll(a.temp))
-		}
-		return err
+		return f.Close()
 	})
 	return nil
 }

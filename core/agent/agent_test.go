@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -196,6 +197,47 @@ func TestManagedObjects(t *testing.T) {
 	slices.SortFunc(vs, func(a, b admin.Volume) int { return strings.Compare(a.Name, b.Name) })
 	if len(vs) != 2 || vs[0].Name != "mine" || vs[1].Size != 4<<30 || len(vs[1].Users) != 1 || vs[1].Managed != "" {
 		t.Errorf("after a restart: %+v", vs)
+	}
+}
+
+// A node whose Meta session is lost begins again by itself.
+func TestSessionLost(t *testing.T) {
+	dir := t.TempDir()
+	src := fmt.Sprintf("data_dir = %q\nplugin_dir = %q\nadmin {\n  metrics = \"off\"\n}\n%s", filepath.Join(dir, "data"), dir, volumeBlock("1GiB"))
+	cfg, err := config.Parse([]byte(src), filepath.Join(dir, "node.hcl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, in := io.Pipe()
+	a, err := newAgent(Options{Config: cfg, Stdout: in, Stderr: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.run(ctx); in.Close() }()
+	lines := bufio.NewScanner(out)
+	var sessions []string
+	for lines.Scan() {
+		if lines.Text() != "mooring: ready" {
+			continue
+		}
+		var st admin.Status
+		if err := admin.NewClient(cfg.Admin.Socket).Do(ctx, "GET", "/v1/status", nil, &st); err != nil || len(st.Volumes) != 1 {
+			t.Errorf("life %d: %v, %+v", len(sessions)+1, err, st.Volumes)
+		}
+		if sessions = append(sessions, st.Meta.Session); len(sessions) < 3 {
+			a.fail(errSessionLost) // what watchSession does
+		} else {
+			cancel()
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(slices.Compact(sessions)) != 3 {
+		t.Errorf("sessions %q", sessions)
 	}
 }
 

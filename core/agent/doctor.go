@@ -86,7 +86,7 @@ func (a *agent) Doctor(context.Context) []admin.Finding {
 		add("ok", n, "")
 	}
 	if n := a.sessionLeft(); n <= 0 {
-		add("error", "the Meta session is over: nothing is served", "restart the agent")
+		add("error", "the Meta session is over: nothing is served", "the node begins again by itself; if this stays, restart the agent")
 	}
 	if fi, err := os.Stat(a.config().Admin.Socket); err == nil && fi.Mode().Perm()&0o077 != 0 {
 		add("warn", "the control socket is open to other users", "chmod 600 it")

@@ -61,12 +61,12 @@ func (a *agent) openMeta(ctx context.Context, undo *stack) error {
 	return nil
 }
 
-// watchSession ends the node when its Meta session is over: its leases are void, and
-// a new life takes new ones.
+// watchSession ends this life of the node when its Meta session is over: its leases
+// are void, and a new life takes new ones.
 func (a *agent) watchSession(ctx context.Context) {
 	select {
 	case <-a.session.Lost():
-		a.fail(errors.New("the Meta session was lost (the node stood still for longer than limits.session_ttl); start it again"))
+		a.fail(errSessionLost)
 	case <-ctx.Done():
 	}
 }

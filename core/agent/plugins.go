@@ -83,7 +83,9 @@ func (a *agent) devPlugins(ctx context.Context) error {
 			i = len(a.cfg.Plugins)
 			a.cfg.Plugins = append(a.cfg.Plugins, config.Plugin{Name: name})
 		}
-		a.cfg.Plugins[i].Listen = append(a.cfg.Plugins[i].Listen, l)
+		if !slices.Contains(a.cfg.Plugins[i].Listen, l) {
+			a.cfg.Plugins[i].Listen = append(a.cfg.Plugins[i].Listen, l)
+		}
 	}
 	return nil
 }

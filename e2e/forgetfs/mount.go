@@ -60,7 +60,8 @@ func (d *Disk) Mount(dir string) (*Mount, error) {
 	return &Mount{disk: d, dir: dir, server: server}, nil
 }
 
-// WriteBack has the kernel write what processes have changed in memory that they map. Nothing is synced by it.
+// WriteBack has the kernel begin to write what processes have changed in memory that they map. Nothing is synced by it, and the
+// last writes may come after it returned.
 func (m *Mount) WriteBack() error {
 	fd, err := unix.Open(m.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -57,7 +57,7 @@ type Options struct {
 	ExtentBytes int64         // a power of two
 	BounceBytes int64         // core memory for sub-block and compare commands; 0: 64 MiB
 	HoldFor     time.Duration // how long a command waits for a lease; 0: 10 s
-	Incarnation uint64        // of this process; ring incarnations grow from it
+	Incarnation uint64        // of this life of the core; ring incarnations grow from it
 	// LossTold hears, on a control goroutine, that a host's Flush has failed because of a
 	// volume's losses up to that count. nil: nobody.
 	LossTold func(volume uuid.UUID, h Host, losses uint64)

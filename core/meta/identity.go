@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/uuid"
+
+	"github.com/mooring-io/mooring/core/vfs"
 )
 
 // Identity is what a data directory says of itself.
@@ -64,29 +66,8 @@ func SaveIdentity(dir string, id Identity) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	if err := writeDurably(dir, identityFile, append(b, '\n')); err != nil {
+	if err := vfs.ReplaceFile(filepath.Join(dir, identityFile), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write the identity of the data directory: %w", err)
 	}
 	return nil
-}
-
-func writeDurably(dir, name string, b []byte) error {
-	tmp, err := os.CreateTemp(dir, name+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // gone already when all went well
-	_, err = tmp.Write(b)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mooring-io/mooring/sdk"
+	"github.com/mooring-io/mooring/sdk/stream"
 )
 
 // Bounds of Config.
@@ -82,6 +83,10 @@ func ParseConfig(b []byte) (Config, error) {
 		}
 	}
 	return c, c.check()
+}
+
+func (c Config) limits() stream.Limits {
+	return stream.Limits{Connections: c.MaxConnections, Greeting: c.HandshakeTimeout}
 }
 
 func (c Config) check() error {

@@ -4,6 +4,7 @@ import (
 	"github.com/mooring-io/mooring/sdk/nvme"
 	"github.com/mooring-io/mooring/sdk/nvmetcp"
 	"github.com/mooring-io/mooring/sdk/nvmf"
+	"github.com/mooring-io/mooring/sdk/stream"
 )
 
 const (
@@ -31,8 +32,8 @@ type frontEnd interface {
 type exchange struct {
 	conn  *conn
 	cmd   *nvmf.Command
-	chunk *chunk // the data lies in it, nil if it lies elsewhere
-	saved []byte // in-capsule data of a parked command
+	chunk *stream.Chunk // the data lies in it, nil if it lies elsewhere
+	saved []byte        // in-capsule data of a parked command
 
 	asked    int  // bytes asked for by R2T
 	got      int  // bytes received by H2CData
@@ -49,19 +50,19 @@ type r2t struct {
 	next, end int // bytes of the command's data still to come
 }
 
-// command takes a CapsuleCmd whose header, and data of n bytes, are in the window. It returns
-// false when the connection ended meanwhile.
-func (c *conn) command(b []byte, h nvmetcp.Header, data []byte, off int) bool {
+// command takes a CapsuleCmd. Its in-capsule data begins at offset off of what Receive was called
+// with.
+func (c *conn) command(b []byte, h nvmetcp.Header, data []byte, off int) {
 	cmd := c.queue.Get()
 	if cmd == nil {
-		return false
+		return
 	}
 	ex, ok := cmd.User.(*exchange)
 	if !ok {
 		ex = &exchange{cmd: cmd, conn: c}
 		cmd.User = ex
 	}
-	c.worker.commands++
+	c.stream.Hold()
 	p, _, _ := nvmetcp.ParseCapsuleCmd(b)
 	cmd.SQE = *p.Command
 	cmd.InCapsule = len(data)
@@ -69,33 +70,30 @@ func (c *conn) command(b []byte, h nvmetcp.Header, data []byte, off int) bool {
 		if h.Has(nvmetcp.FlagDataDigest) {
 			ex.corrupt = nvmetcp.Digest(data) != nvmetcp.ParseDigest(b[int(h.PDO)+len(data):])
 		}
-		if k := c.worker.window.chunk; k != nil {
-			ex.chunk = k
-			k.refs++
-			cmd.Data = k.buf.Slice(off, len(data))
+		if buf, k, ok := c.stream.Keep(off, len(data)); ok {
+			ex.chunk, cmd.Data = k, buf
 		}
 	}
 	c.queue.Begin(cmd)
-	if c.state != stateReady {
-		ex.release()
-		return false
+	if !c.stream.Open() {
+		ex.Release()
+		return
 	}
 	if cmd.Parked {
 		c.await(ex)
 		if len(data) > 0 && ex.chunk == nil {
 			ex.saved = append([]byte(nil), data...)
 		}
-		return true
+		return
 	}
 	ex.proceed(data)
-	return c.state == stateReady
 }
 
 // Ready is called when a parked command may go on. Part of nvmf.Conn.
 func (c *conn) Ready(cmd *nvmf.Command) {
 	ex := cmd.User.(*exchange)
-	if c.state != stateReady {
-		return // it is released, or will be by end
+	if !c.stream.Open() {
+		return // it is released, or will be by Ended
 	}
 	saved := ex.saved
 	ex.saved = nil
@@ -145,11 +143,8 @@ func (ex *exchange) request() {
 		}
 		ex.asked += size
 		ex.r2ts++
-		start := len(c.send.arena)
-		c.send.arena = c.out.AppendR2T(c.send.arena, r)
-		c.send.appended(start)
+		c.stream.Put(c.out.AppendR2T(c.stream.Space(), r))
 	}
-	c.wantFlush()
 }
 
 // newR2T enters an R2T of size bytes and returns its tag. maxQueueDepth bounds the commands of a
@@ -193,16 +188,16 @@ func (ex *exchange) received(tag nvmetcp.TransferTag, n int) {
 // Complete sends the result of a command. Part of nvmf.Conn.
 func (c *conn) Complete(cmd *nvmf.Command) {
 	ex := cmd.User.(*exchange)
-	if c.state != stateReady {
-		ex.release()
+	if !c.stream.Open() {
+		ex.Release()
 		return
 	}
-	if !c.established && cmd.Status().OK() {
-		c.worker.establish(c) // the first success is that of a Connect
+	if cmd.Status().OK() {
+		c.stream.Established() // the first success is that of a Connect
 	}
 	if !cmd.SendsData() {
 		c.respond(&cmd.CQE)
-		ex.release()
+		ex.Release()
 		return
 	}
 	d := nvmetcp.Data{CCCID: cmd.SQE.CID(), Length: uint32(cmd.Length)}
@@ -212,43 +207,31 @@ func (c *conn) Complete(cmd *nvmf.Command) {
 	if omit {
 		d.Flags |= nvmetcp.FlagSuccess
 	}
-	start := len(c.send.arena)
-	c.send.arena = c.out.AppendData(c.send.arena, d)
-	c.send.appended(start)
+	c.stream.Put(c.out.AppendData(c.stream.Space(), d))
 	data := cmd.Data.Bytes()[:cmd.Length]
+	c.stream.PutPayload(data, ex)
 	if c.out.DataDigest {
-		digest := nvmetcp.Digest(data)
-		c.send.payload(ex, data)
-		start = len(c.send.arena)
-		c.send.arena = nvmetcp.AppendDigest(c.send.arena, digest)
-		c.send.appended(start)
-	} else {
-		c.send.payload(ex, data)
+		c.stream.Put(nvmetcp.AppendDigest(c.stream.Space(), nvmetcp.Digest(data)))
 	}
 	if !omit {
 		c.respond(&cmd.CQE)
 	}
-	c.wantFlush()
 }
 
 func (c *conn) respond(cqe *nvme.Completion) {
-	start := len(c.send.arena)
-	c.send.arena = c.out.AppendCapsuleResp(c.send.arena, cqe)
-	c.send.appended(start)
-	c.wantFlush()
+	c.stream.Put(c.out.AppendCapsuleResp(c.stream.Space(), cqe))
 }
 
-// release gives the command back, and then its memory.
-func (ex *exchange) release() {
-	k, w := ex.chunk, ex.conn.worker
+// Release gives the command back, and then its memory. Part of stream.Releaser.
+func (ex *exchange) Release() {
+	k := ex.chunk
 	ex.chunk, ex.saved = nil, nil
 	ex.asked, ex.got, ex.r2ts, ex.corrupt = 0, 0, 0, false
 	ex.cmd.Release()
 	if k != nil {
-		w.window.unref(k)
+		k.Release()
 	}
-	w.commands--
-	w.checkIdle()
+	ex.conn.stream.Unhold()
 }
 
 func (c *conn) await(ex *exchange) {

@@ -33,13 +33,9 @@ func (r *rig) feed(b []byte, cut int) {
 	f.Close()
 	defer host.Close()
 	host.SetDeadline(time.Now().Add(patience))
-	w := r.transport.workers[0]
-	r.transport.connections.Add(1)
-	w.load.Add(1)
-	r.transport.mu.Lock()
-	l := r.transport.listeners["ap"]
-	r.transport.mu.Unlock()
-	w.thread.Post(func() { w.adopt(pair[0], l, "fuzz", "fuzz") })
+	if err := r.transport.server.Adopt(pair[0], "ap", "fuzz"); err != nil {
+		r.t.Fatal(err)
+	}
 
 	read := make(chan error, 1)
 	go func() {

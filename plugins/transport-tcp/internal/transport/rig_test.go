@@ -20,6 +20,7 @@ import (
 	"github.com/mooring-io/mooring/sdk/nvmetcp"
 	"github.com/mooring-io/mooring/sdk/nvmf"
 	"github.com/mooring-io/mooring/sdk/proto"
+	"github.com/mooring-io/mooring/sdk/stream"
 )
 
 const (
@@ -92,17 +93,11 @@ func newRig(t testing.TB, o rigOptions) *rig {
 func (r *rig) empty() {
 	r.t.Helper()
 	r.eventually("memory returns", func() bool {
-		for i, th := range r.threads {
-			w := r.transport.workers[i]
-			held, err := onThread(th, func() int { return th.Pool().InUse() + w.commands + len(w.conns) + w.pending })
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			if held != 0 {
-				return false
-			}
+		u, err := r.transport.server.Usage()
+		if err != nil {
+			r.t.Fatal(err)
 		}
-		return r.transport.connections.Load() == 0
+		return u == stream.Usage{}
 	})
 }
 

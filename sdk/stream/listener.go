@@ -1,4 +1,4 @@
-package transport
+package stream
 
 import (
 	"context"
@@ -13,15 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mooring-io/mooring/sdk"
-	"github.com/mooring-io/mooring/sdk/nvmetcp"
 )
 
 // acceptBatch is how many connections one turn accepts.
 const acceptBatch = 64
 
-// listener is a listening socket. Its socket belongs to thread 0.
+// listener is a listening socket. Its socket belongs to the first thread.
 type listener struct {
-	transport   *Transport
+	server      *Server
 	accessPoint string
 	asked       string // URL as given
 	url         string // URL with the port that was bound
@@ -30,9 +29,9 @@ type listener struct {
 	closed      atomic.Bool
 }
 
-// open binds an address and begins to accept on thread 0.
-func (t *Transport) open(ctx context.Context, l sdk.Listener) (*listener, error) {
-	address, err := parseURL(l.URL)
+// open binds an address and begins to accept on the first thread.
+func (s *Server) open(ctx context.Context, l sdk.Listener) (*listener, error) {
+	address, err := s.parseURL(l.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -41,9 +40,9 @@ func (t *Transport) open(ctx context.Context, l sdk.Listener) (*listener, error)
 		return nil, fmt.Errorf("listen on %s: %w", l.URL, err)
 	}
 	nl := &listener{
-		transport: t, accessPoint: l.AccessPointID, asked: l.URL, url: Scheme + "://" + bound, fd: fd, spare: spareFD(),
+		server: s, accessPoint: l.AccessPointID, asked: l.URL, url: s.scheme + "://" + bound, fd: fd, spare: spareFD(),
 	}
-	th := t.workers[0].thread
+	th := s.workers[0].thread
 	werr, err := onThread(th, func() error { return th.Watch(fd, unix.EPOLLIN, nl.accept) })
 	if err = errors.Join(err, werr); err != nil {
 		_ = unix.Close(fd)
@@ -54,17 +53,17 @@ func (t *Transport) open(ctx context.Context, l sdk.Listener) (*listener, error)
 }
 
 // parseURL returns host:port of a listener's URL.
-func parseURL(s string) (string, error) {
-	u, err := url.Parse(s)
+func (s *Server) parseURL(text string) (string, error) {
+	u, err := url.Parse(text)
 	if err != nil {
 		return "", fmt.Errorf("parse listener URL: %w", err)
 	}
-	if u.Scheme != Scheme || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
-		return "", fmt.Errorf("listener URL %q is not of the form %s://ADDRESS:PORT", s, Scheme)
+	if u.Scheme != s.scheme || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
+		return "", fmt.Errorf("listener URL %q is not of the form %s://ADDRESS:PORT", text, s.scheme)
 	}
 	port := u.Port()
 	if port == "" {
-		port = strconv.Itoa(nvmetcp.Port)
+		port = strconv.Itoa(s.port)
 	}
 	return net.JoinHostPort(u.Hostname(), port), nil
 }
@@ -97,21 +96,26 @@ func spareFD() int {
 	return fd
 }
 
-// accept is called on thread 0 when the socket is readable.
+// accept is called on the first thread when the socket is readable.
 func (l *listener) accept(uint32) {
-	t := l.transport
+	s := l.server
 	for i := range acceptBatch {
-		full := int(t.connections.Load()) >= t.config().MaxConnections
+		full := int(s.connections.Load()) >= s.limits.Load().Connections
 		if full && i > 0 {
 			return // those of this turn may yet take the place of half-open ones
 		}
 		fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch {
 		case err == nil && full:
-			t.counters.refused.Add(1)
+			s.counters.refused.Add(1)
 			_ = unix.Close(fd)
 		case err == nil:
-			l.assign(fd, sa)
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+			local := l.url
+			if own, err := unix.Getsockname(fd); err == nil {
+				local = s.scheme + "://" + addressOf(own)
+			}
+			l.assign(fd, addressOf(sa), local)
 		case err == unix.EMFILE || err == unix.ENFILE:
 			l.shed()
 			return
@@ -119,7 +123,7 @@ func (l *listener) accept(uint32) {
 		case err == unix.EAGAIN:
 			return
 		default:
-			t.logger.Warn("cannot accept a connection", "url", l.url, "error", err)
+			s.logger.Warn("cannot accept a connection", "url", l.url, "error", err)
 			return
 		}
 	}
@@ -127,8 +131,8 @@ func (l *listener) accept(uint32) {
 
 // shed refuses a connection for which there is no descriptor, lest the socket stays readable.
 func (l *listener) shed() {
-	l.transport.counters.refused.Add(1)
-	l.transport.logger.Warn("connection refused: the process has no file descriptor left", "url", l.url)
+	l.server.counters.refused.Add(1)
+	l.server.logger.Warn("connection refused: the process has no file descriptor left", "url", l.url)
 	_ = unix.Close(l.spare)
 	if fd, _, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC); err == nil {
 		_ = unix.Close(fd)
@@ -137,29 +141,23 @@ func (l *listener) shed() {
 }
 
 // assign gives a connection to the thread that has the fewest.
-func (l *listener) assign(fd int, sa unix.Sockaddr) {
-	t := l.transport
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	w := t.workers[0]
-	for i := range t.workers { // begin behind the last one, so that equals take turns
-		o := t.workers[(t.next+1+i)%len(t.workers)]
+func (l *listener) assign(fd int, peer, local string) {
+	s := l.server
+	w := s.workers[0]
+	for i := range s.workers { // begin behind the last one, so that equals take turns
+		o := s.workers[(s.next+1+i)%len(s.workers)]
 		if i == 0 || o.load.Load() < w.load.Load() {
 			w = o
 		}
 	}
-	for i := range t.workers {
-		if t.workers[i] == w {
-			t.next = i
+	for i := range s.workers {
+		if s.workers[i] == w {
+			s.next = i
 		}
 	}
-	t.counters.accepted.Add(1)
-	t.connections.Add(1)
+	s.counters.accepted.Add(1)
+	s.connections.Add(1)
 	w.load.Add(1)
-	peer := addressOf(sa)
-	local := l.url
-	if own, err := unix.Getsockname(fd); err == nil {
-		local = Scheme + "://" + addressOf(own)
-	}
 	w.thread.Post(func() { w.adopt(fd, l, peer, local) })
 }
 
@@ -174,16 +172,16 @@ func addressOf(sa unix.Sockaddr) string {
 }
 
 // closeListener ends a listener and the connections that came in by it.
-func (t *Transport) closeListener(l *listener) {
+func (s *Server) closeListener(l *listener) {
 	l.closed.Store(true)
-	th := t.workers[0].thread
+	th := s.workers[0].thread
 	_, _ = onThread(th, func() error {
 		th.Unwatch(l.fd)
 		return nil
 	})
 	_ = unix.Close(l.fd)
 	_ = unix.Close(l.spare)
-	for _, w := range t.workers {
+	for _, w := range s.workers {
 		w.thread.Post(func() { w.endListener(l) })
 	}
 }

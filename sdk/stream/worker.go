@@ -1,39 +1,36 @@
-package transport
+package stream
 
 import (
-	"errors"
 	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/mooring-io/mooring/sdk/block"
-	"github.com/mooring-io/mooring/sdk/nvmetcp"
 )
 
-// worker is the transport on one I/O thread, which owns all of it but load.
+// worker is the server on one I/O thread, which owns all of it but load.
 type worker struct {
-	transport *Transport
-	thread    *block.Thread
-	window    window
-	conns     map[*conn]struct{}
-	commands  int     // exchanges between Get and Release
-	dirty     []*conn // have something to send
-	iov       [maxVectors]unix.Iovec
-	rubbish   [16 << 10]byte
+	server  *Server
+	thread  *block.Thread
+	window  window
+	conns   map[*Conn]struct{}
+	held    int     // by Conn.Hold
+	dirty   []*Conn // have something to send
+	iov     [maxVectors]unix.Iovec
+	rubbish [16 << 10]byte
 
-	// Connections before their Connect, the oldest first.
-	pendingHead, pendingTail *conn
+	// Connections that are not established, the oldest first.
+	pendingHead, pendingTail *Conn
 	pending                  int
 
 	stopped chan struct{} // closed once the worker was told to stop and is empty; nil before
 	load    atomic.Int32  // connections given to this worker; for the accepting thread
 }
 
-func newWorker(t *Transport, th *block.Thread) *worker {
-	w := &worker{transport: t, thread: th, conns: map[*conn]struct{}{}}
-	w.window = window{pool: th.Pool(), need: t.inCapsule + 2*256}
-	w.window.room = max(32<<10, w.window.need)
+func newWorker(s *Server, th *block.Thread, piece int) *worker {
+	w := &worker{server: s, thread: th, conns: map[*Conn]struct{}{}}
+	w.window = window{pool: th.Pool(), need: piece, room: max(32<<10, piece)}
 	return w
 }
 
@@ -58,11 +55,11 @@ func (w *worker) adopt(fd int, l *listener, peer, local string) {
 		w.left()
 		return
 	}
-	c := &conn{worker: w, listener: l, fd: fd, peer: peer, local: local, link: nvmetcp.Link{}}
-	c.timer = w.thread.After(w.transport.config().HandshakeTimeout, func() { c.end(errHandshakeTimeout, false) })
+	c := &Conn{worker: w, listener: l, fd: fd, peer: peer, local: local}
+	c.timer = w.thread.After(w.server.limits.Load().Greeting, func() { c.End(errGreetingTimeout, false) })
 	c.events = unix.EPOLLIN
 	if err := w.thread.Watch(fd, c.events, c.ready); err != nil {
-		w.transport.logger.Warn("connection cannot be watched", "peer", peer, "error", err)
+		w.server.logger.Warn("connection cannot be watched", "peer", peer, "error", err)
 		c.timer.Stop()
 		_ = unix.Close(fd)
 		w.left()
@@ -70,12 +67,13 @@ func (w *worker) adopt(fd int, l *listener, peer, local string) {
 	}
 	w.conns[c] = struct{}{}
 	w.enlist(c)
-	if w.pending > w.transport.maxPending() {
-		w.pendingHead.end(errEvicted, false)
+	c.handler = w.server.new(c)
+	if w.pending > w.server.maxPending() {
+		w.pendingHead.End(errEvicted, false)
 	}
 }
 
-func (w *worker) enlist(c *conn) {
+func (w *worker) enlist(c *Conn) {
 	w.pending++
 	c.pendingPrev = w.pendingTail
 	if w.pendingTail != nil {
@@ -86,8 +84,8 @@ func (w *worker) enlist(c *conn) {
 	w.pendingTail = c
 }
 
-// establish takes c out of the connections that wait for their Connect.
-func (w *worker) establish(c *conn) {
+// establish takes c out of the connections that wait for that.
+func (w *worker) establish(c *Conn) {
 	if c.established {
 		return
 	}
@@ -107,7 +105,7 @@ func (w *worker) establish(c *conn) {
 }
 
 // closed takes note of a connection whose socket is closed.
-func (w *worker) closed(c *conn) {
+func (w *worker) closed(c *Conn) {
 	delete(w.conns, c)
 	w.left()
 	if len(w.conns) == 0 {
@@ -119,29 +117,29 @@ func (w *worker) closed(c *conn) {
 // left takes a connection off the counts.
 func (w *worker) left() {
 	w.load.Add(-1)
-	w.transport.connections.Add(-1)
+	w.server.connections.Add(-1)
 }
 
 // endListener ends the connections that came in by l.
 func (w *worker) endListener(l *listener) {
 	for c := range w.conns {
 		if c.listener == l {
-			c.end(errListenerClosed, true)
+			c.End(errListenerClosed, true)
 		}
 	}
 }
 
-// stop ends every connection; done is closed when no command is under way any more.
+// stop ends every connection; done is closed when nothing is held any more.
 func (w *worker) stop(done chan struct{}) {
 	w.stopped = done
 	for c := range w.conns {
-		c.end(errStopped, true)
+		c.End(errStopped, true)
 	}
 	w.checkIdle()
 }
 
 func (w *worker) checkIdle() {
-	if w.stopped != nil && len(w.conns) == 0 && w.commands == 0 {
+	if w.stopped != nil && len(w.conns) == 0 && w.held == 0 {
 		select {
 		case <-w.stopped:
 		default:
@@ -151,13 +149,12 @@ func (w *worker) checkIdle() {
 }
 
 // log says why a connection ends. What any host can cause at will is not logged loudly.
-func (w *worker) log(c *conn, reason error) {
-	w.transport.counters.ended.Add(1)
-	var terr *nvmetcp.TermError
+func (w *worker) log(c *Conn, reason error, fault bool) {
+	w.server.counters.ended.Add(1)
 	level := hclog.Debug
-	if errors.As(reason, &terr) {
-		w.transport.counters.protocolErrors.Add(1)
+	if fault {
+		w.server.counters.protocolErrors.Add(1)
 		level = hclog.Info
 	}
-	w.transport.logger.Log(level, "connection ends", "peer", c.peer, "url", c.local, "reason", reason)
+	w.server.logger.Log(level, "connection ends", "peer", c.peer, "url", c.local, "reason", reason)
 }

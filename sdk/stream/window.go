@@ -1,4 +1,4 @@
-package transport
+package stream
 
 import (
 	"github.com/mooring-io/mooring/sdk/block"
@@ -13,38 +13,42 @@ const (
 	fallbackBytes = 96 << 10
 	// maxPinned is the part of the pool that chunks may hold: one in this many bytes.
 	maxPinned = 4
-	// smallStash is how many bytes of an unfinished PDU a connection keeps without a buffer.
+	// smallStash is how many untaken bytes a connection keeps without a buffer.
 	smallStash = 128
-	// spareStashes is how many buffers for unfinished PDUs a thread keeps for reuse.
+	// spareStashes is how many buffers for untaken bytes a thread keeps for reuse.
 	spareStashes = 32
 )
 
-// chunk is memory of the pool that received data lies in. It is freed when the window has moved
-// on and no command refers to it.
-type chunk struct {
-	buf  block.Buffer
-	refs int
+// Chunk is memory of the pool that received bytes lie in. It is freed when the window has moved
+// on and nobody keeps anything in it. Owned by the I/O thread.
+type Chunk struct {
+	window *window
+	buf    block.Buffer
+	refs   int
 }
 
+// Release ends what Conn.Keep began.
+func (k *Chunk) Release() { k.window.unref(k) }
+
 // window is where a thread's connections receive, in turn. Bytes mem[:fill] were received. If
-// owner is not nil, mem[owner.read:fill] is its unfinished PDU. Owned by the I/O thread.
+// owner is not nil, mem[owner.read:fill] is what it has not taken. Owned by the I/O thread.
 type window struct {
 	pool     *block.Pool
-	need     int // bytes of the longest PDU that must lie in one piece: a capsule
+	need     int // bytes that a handler may leave untaken
 	room     int // free bytes that a read wants
 	mem      []byte
 	fill     int
-	chunk    *chunk // nil: mem is the fallback, to which no command may refer
-	owner    *conn
+	chunk    *Chunk // nil: mem is the fallback, in which nothing can be kept
+	owner    *Conn
 	fallback []byte
 	chunks   int // in existence
-	spare    []*chunk
+	spare    []*Chunk
 	stashes  [][]byte
 }
 
-// prepare makes room for a read of c behind what c has not finished, which moves to
+// prepare makes room for a read of c behind what c has not taken, which moves to
 // mem[c.read:fill], and returns that room, capped to readBytes.
-func (w *window) prepare(c *conn) []byte {
+func (w *window) prepare(c *Conn) []byte {
 	if w.owner != c {
 		w.evict()
 		if len(w.mem)-w.fill < w.room+len(c.stash) {
@@ -60,8 +64,8 @@ func (w *window) prepare(c *conn) []byte {
 	return w.mem[w.fill:min(len(w.mem), w.fill+readBytes)]
 }
 
-// settle ends the turn of c with the window, which may keep the unfinished rest.
-func (w *window) settle(c *conn) {
+// settle ends the turn of c with the window, which may keep the untaken rest.
+func (w *window) settle(c *Conn) {
 	if w.owner != c || c.read < w.fill {
 		return
 	}
@@ -71,7 +75,7 @@ func (w *window) settle(c *conn) {
 	}
 }
 
-// evict makes the owner keep its unfinished PDU itself.
+// evict makes the owner keep its untaken bytes itself.
 func (w *window) evict() {
 	c := w.owner
 	if c == nil {
@@ -92,23 +96,23 @@ func (w *window) evict() {
 	c.stash = append(c.stash, rest...)
 }
 
-func (w *window) unstash(c *conn) {
+func (w *window) unstash(c *Conn) {
 	if cap(c.stash) > smallStash && len(w.stashes) < spareStashes {
 		w.stashes = append(w.stashes, c.stash)
 	}
 	c.stash = nil
 }
 
-// forget drops what c has not finished.
-func (w *window) forget(c *conn) {
+// forget drops what c has not taken.
+func (w *window) forget(c *Conn) {
 	if w.owner == c {
 		w.owner = nil
 	}
 	w.unstash(c)
 }
 
-// renew begins a new window, and moves the unfinished PDU of c there.
-func (w *window) renew(c *conn) {
+// renew begins a new window, and moves the untaken bytes of c there.
+func (w *window) renew(c *Conn) {
 	var rest []byte
 	if c != nil {
 		rest = w.mem[c.read:w.fill]
@@ -132,7 +136,7 @@ func (w *window) take() []byte {
 	if (w.chunks+1)*chunkBytes <= w.pool.Size()/maxPinned && chunkBytes <= w.pool.MaxTransfer() {
 		if b, ok := w.pool.Alloc(chunkBytes); ok {
 			w.chunks++
-			w.chunk = &chunk{}
+			w.chunk = &Chunk{window: w}
 			if n := len(w.spare); n > 0 {
 				w.chunk, w.spare = w.spare[n-1], w.spare[:n-1]
 			}
@@ -147,7 +151,7 @@ func (w *window) take() []byte {
 }
 
 // unref ends a reference to a chunk.
-func (w *window) unref(k *chunk) {
+func (w *window) unref(k *Chunk) {
 	if k.refs--; k.refs > 0 {
 		return
 	}

@@ -1,4 +1,4 @@
-package transport
+package stream
 
 import (
 	"unsafe"
@@ -16,12 +16,14 @@ const (
 	keepArena = 16 << 10
 )
 
-// segment is a run of bytes to send: of the arena if data is nil, else the data of an exchange,
-// which is released when the segment is sent.
+// Releaser is told when payload was sent, or will not be.
+type Releaser interface{ Release() }
+
+// segment is a run of bytes to send: of the arena if data is nil, else payload.
 type segment struct {
 	off, n int // within the arena
 	data   []byte
-	ex     *exchange
+	sent   Releaser // nil: nobody
 }
 
 // sender is the ordered output of one connection. Owned by its I/O thread.
@@ -47,9 +49,12 @@ func (s *sender) appended(start int) {
 	s.segs = append(s.segs, segment{off: start, n: n})
 }
 
-// payload queues the data of ex by reference.
-func (s *sender) payload(ex *exchange, data []byte) {
-	s.segs = append(s.segs, segment{data: data, ex: ex})
+// payload queues data by reference.
+func (s *sender) payload(data []byte, sent Releaser) {
+	if data == nil {
+		data = noBytes
+	}
+	s.segs = append(s.segs, segment{data: data, sent: sent})
 }
 
 // flush writes until all is sent, or the socket is full (again true). iov is scratch space.
@@ -100,7 +105,7 @@ func (s *sender) bytes(i int) []byte {
 	return s.segs[i].data
 }
 
-// sent accounts for n bytes more. Segments sent whole release their exchanges.
+// sent accounts for n bytes more. Segments sent whole are told so.
 func (s *sender) sent(n int) {
 	n += s.done
 	for s.head < len(s.segs) {
@@ -116,9 +121,13 @@ func (s *sender) sent(n int) {
 }
 
 func (s *sender) drop(i int) {
-	if ex := s.segs[i].ex; ex != nil {
-		s.segs[i] = segment{data: noBytes}
-		ex.release()
+	if s.segs[i].data == nil {
+		return
+	}
+	sent := s.segs[i].sent
+	s.segs[i] = segment{data: noBytes}
+	if sent != nil {
+		sent.Release()
 	}
 }
 
@@ -146,7 +155,7 @@ func (s *sender) compact() {
 	s.arena = s.arena[:copy(s.arena, s.arena[base:])]
 }
 
-// abandon releases the exchanges of everything that was not sent.
+// abandon forgets everything that was not sent.
 func (s *sender) abandon() {
 	for s.head < len(s.segs) {
 		s.head++

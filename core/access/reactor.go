@@ -18,7 +18,8 @@ type Reactor struct {
 	queue   vfs.Queue
 	clock   Clock
 	monoNow int64    // see now; 0: not read for this batch
-	bootNow int64    // see boot; likewise
+	bootNow int64    // see boot
+	bootAt  int64    // when bootNow was read, CLOCK_MONOTONIC ns
 	sources []source // polled every turn
 	kicks   []func() // run at the end of every turn that did work
 	stop    atomic.Bool
@@ -93,7 +94,7 @@ func (r *Reactor) turn() error {
 	r.turns++
 	work := 0
 	for _, s := range r.sources {
-		r.monoNow, r.bootNow = 0, 0 // a batch of large commands takes its time
+		r.monoNow = 0 // a batch of large commands takes its time
 		work += s.poll()
 	}
 	for _, k := range r.kicks {
@@ -103,7 +104,7 @@ func (r *Reactor) turn() error {
 		s.publish()
 	}
 	wait := !r.linger(work > 0) && work == 0 && r.fallAsleep()
-	r.monoNow, r.bootNow = 0, 0
+	r.monoNow = 0
 	err := r.queue.Turn(wait)
 	if wait {
 		r.sleeps++
@@ -207,8 +208,8 @@ func (r *Reactor) removeSource(s source) {
 	r.sources = kept // a new slice: turn may be walking the old one
 }
 
-// now is the time in CLOCK_MONOTONIC nanoseconds. Like boot it is read once per batch
-// of a source and once per batch of completions: a reading per command is not free.
+// now is the time in CLOCK_MONOTONIC nanoseconds. It is read once per batch of a source
+// and once per batch of completions: a reading per command is not free.
 func (r *Reactor) now() int64 {
 	if r.monoNow == 0 {
 		r.monoNow = r.clock.Monotonic()
@@ -216,10 +217,15 @@ func (r *Reactor) now() int64 {
 	return r.monoNow
 }
 
-// boot is the time in CLOCK_BOOTTIME nanoseconds.
+// bootFresh is how long a reading of CLOCK_BOOTTIME, which is a system call, is used. A
+// machine that is suspended right after a command was judged answers it late, however
+// short this is; what the lease's margin allows for is far longer.
+const bootFresh = 100 * time.Microsecond
+
+// boot is the time in CLOCK_BOOTTIME nanoseconds, at most bootFresh behind.
 func (r *Reactor) boot() int64 {
-	if r.bootNow == 0 {
-		r.bootNow = r.clock.Boot()
+	if now := r.now(); r.bootNow == 0 || now-r.bootAt >= int64(bootFresh) {
+		r.bootNow, r.bootAt = r.clock.Boot(), now
 	}
-	return r.bootNow
+	return r.bootNow + r.monoNow - r.bootAt
 }

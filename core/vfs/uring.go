@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +24,10 @@ const (
 
 	featSingleMmap = 1 << 0
 	featNoDrop     = 1 << 1
+	featExtArg     = 1 << 8
 
 	enterGetEvents = 1 << 0
+	enterExtArg    = 1 << 3
 
 	registerEnableRings = 12
 
@@ -82,7 +85,15 @@ type cqe struct {
 	flags    uint32
 }
 
+// geteventsArg is what an enter with enterExtArg names: how long to wait.
+type geteventsArg struct {
+	sigmask             uint64
+	sigmaskSize, minUse uint32
+	timeout             *unix.Timespec
+}
+
 var (
+	_ [24]byte  = [unsafe.Sizeof(geteventsArg{})]byte{}
 	_ [120]byte = [unsafe.Sizeof(uringParams{})]byte{}
 	_ [64]byte  = [unsafe.Sizeof(sqe{})]byte{}
 	_ [16]byte  = [unsafe.Sizeof(cqe{})]byte{}
@@ -115,6 +126,13 @@ type uring struct {
 	slots []flight
 	free  []uint32
 
+	// A wait that ends soon is cheaper if the Go scheduler does not learn of it; one that does not would keep it from a
+	// processor and a collection of garbage from its start. So a wait is brief, as long as the last one was.
+	brief    bool // the last wait ended within briefWait
+	canBrief bool // the kernel takes a timeout
+	timeout  unix.Timespec
+	arg      geteventsArg
+
 	wakeFD  int
 	wake    *watch
 	watches map[*watch]struct{}
@@ -128,6 +146,9 @@ type flight struct {
 	op    *Op
 	watch *watch
 }
+
+// briefWait is how long the queue waits without telling the Go scheduler.
+const briefWait = time.Millisecond
 
 // watch is an eventfd on which a read, or a poll where it is non-blocking, is always posted.
 type watch struct {
@@ -172,6 +193,9 @@ func newURing(depth int) (_ *uring, err error) {
 	if err := q.mapRings(&p); err != nil {
 		return nil, err
 	}
+	q.canBrief = p.features&featExtArg != 0
+	q.timeout = unix.NsecToTimespec(int64(briefWait))
+	q.arg.timeout = &q.timeout
 	q.slots = make([]flight, entries+1)
 	for i := entries; i > 0; i-- {
 		q.free = append(q.free, i)
@@ -321,23 +345,34 @@ func (q *uring) Turn(wait bool) error {
 
 // enter submits what is filled in and, with sleep, blocks until there is a completion.
 func (q *uring) enter(sleep bool) {
-	flags, atLeast := uintptr(0), uintptr(0)
-	if sleep {
-		flags, atLeast = enterGetEvents, 1
-	} else if atomic.LoadUint32(q.sqFlags)&(sqCQOverflow|sqTaskrun) != 0 {
+	flags := uintptr(0)
+	if sleep || atomic.LoadUint32(q.sqFlags)&(sqCQOverflow|sqTaskrun) != 0 {
 		flags = enterGetEvents
 	}
 	if q.toSubmit == 0 && flags == 0 {
 		return
 	}
 	atomic.StoreUint32(q.sqTail, q.tail)
-	var n uintptr
-	var errno unix.Errno
-	if sleep { // lets go of the processor: a collector or another goroutine may need it
-		n, _, errno = unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(q.fd), uintptr(q.toSubmit), atLeast, flags, 0, 0)
-	} else {
-		n, _, errno = unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(q.fd), uintptr(q.toSubmit), 0, flags, 0, 0)
+	if !sleep {
+		n, _, errno := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(q.fd), uintptr(q.toSubmit), 0, flags, 0, 0)
+		q.entered(n, errno)
+		return
 	}
+	if q.brief && q.canBrief {
+		n, _, errno := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(q.fd), uintptr(q.toSubmit), 1, flags|enterExtArg,
+			uintptr(unsafe.Pointer(&q.arg)), unsafe.Sizeof(q.arg))
+		if q.entered(n, errno); errno != unix.ETIME {
+			return
+		}
+	}
+	began := time.Now()
+	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(q.fd), uintptr(q.toSubmit), 1, flags, 0, 0)
+	q.entered(n, errno)
+	q.brief = time.Since(began) < briefWait
+}
+
+// entered takes note of what io_uring_enter answered.
+func (q *uring) entered(n uintptr, errno unix.Errno) {
 	switch errno {
 	case 0:
 		q.toSubmit -= uint32(n)

@@ -1,8 +1,8 @@
 package block
 
 import (
-	"errors"
 	"fmt"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +14,7 @@ const eventBatch = 128
 // poller is an epoll instance and the callbacks of the files in it.
 type poller struct {
 	fd      int
+	brief   bool     // the last wait ended within briefWait
 	watches []*watch // by file descriptor
 	serial  int32
 	events  [eventBatch]unix.EpollEvent
@@ -69,24 +70,42 @@ func (p *poller) remove(fd int) {
 	unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
-// wait waits for events, ms milliseconds at most, for ever if negative. Only a call
-// that may block tells the Go scheduler, which is the costlier part of it.
+// wait waits for events, ms milliseconds at most, for ever if negative.
+//
+// A wait that ends soon is cheaper if the Go scheduler does not learn of it; one that
+// does not would keep it from a processor and a collection of garbage from its start.
+// So the first millisecond of a wait is brief, as long as the last wait ended in it.
 func (p *poller) wait(ms int) (int, error) {
-	var n uintptr
-	var errno unix.Errno
-	set := uintptr(unsafe.Pointer(&p.events[0]))
 	if ms == 0 {
-		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), set, eventBatch, 0, 0, 0)
-	} else {
-		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), set, eventBatch, uintptr(ms), 0, 0)
+		return p.pwait(unix.RawSyscall6, 0)
 	}
-	if errno != 0 && !errors.Is(errno, unix.EINTR) {
-		return 0, fmt.Errorf("epoll_wait: %w", errno)
+	if p.brief {
+		if n, err := p.pwait(unix.RawSyscall6, briefWait); n > 0 || err != nil || ms == briefWait {
+			return n, err
+		}
 	}
-	if errno != 0 {
+	began := time.Now()
+	n, err := p.pwait(unix.Syscall6, ms)
+	p.brief = n > 0 && time.Since(began) < briefWait*time.Millisecond
+	return n, err
+}
+
+// briefWait is how long the poller waits without telling the Go scheduler, in
+// milliseconds.
+const briefWait = 1
+
+type syscall6 func(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2 uintptr, err unix.Errno)
+
+// pwait is epoll_pwait(2) by way of call.
+func (p *poller) pwait(call syscall6, ms int) (int, error) {
+	n, _, errno := call(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), eventBatch, uintptr(ms), 0, 0)
+	switch errno {
+	case 0:
+		return int(n), nil
+	case unix.EINTR:
 		return 0, nil
 	}
-	return int(n), nil
+	return 0, fmt.Errorf("epoll_wait: %w", errno)
 }
 
 // dispatch calls back for the first n events.

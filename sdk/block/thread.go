@@ -42,6 +42,8 @@ type Thread struct {
 	ended   fifo       // Done is due without the core's help
 	lost    error      // not nil: the core is gone
 
+	rings uint // of the doorbell
+
 	stage  Stage
 	hooks  []*func()
 	timers timerHeap
@@ -91,7 +93,8 @@ func (t *Thread) openPoller() (err error) {
 	if err := t.poller.add(t.wakeFD, unix.EPOLLIN|unix.EPOLLET, func(uint32) {}); err != nil {
 		return err
 	}
-	return t.poller.add(t.end.DoorbellFD(), unix.EPOLLIN, t.doorbell)
+	// Edge-triggered, too: it is read now and then only.
+	return t.poller.add(t.end.DoorbellFD(), unix.EPOLLIN|unix.EPOLLET, t.doorbell)
 }
 
 // Pool is the thread's share of the memory that the core sees.
@@ -367,13 +370,25 @@ func (t *Thread) flush() {
 }
 
 // doorbell is called when the core has rung, or is gone.
-func (t *Thread) doorbell(uint32) {
-	if !t.end.Drain() {
+func (t *Thread) doorbell(events uint32) {
+	gone := events&(unix.EPOLLHUP|unix.EPOLLERR) != 0
+	if t.rings++; !gone && t.rings%ringsPerDrain != 0 {
+		return
+	}
+	alive := t.end.Drain()
+	for gone && alive { // what it rang before it went is read first
+		alive = t.end.Drain()
+	}
+	if !alive {
 		// What it has completed before counts.
 		t.complete()
 		t.lose(ErrCoreGone)
 	}
 }
+
+// ringsPerDrain is after how many rings the doorbell is emptied: as many as one read
+// takes, and far fewer than fill it.
+const ringsPerDrain = 32
 
 // Lose ends the use of the rings, for instance because the descriptor socket was
 // closed: every request under way and to come ends with StatusPathLost. The thread

@@ -51,7 +51,7 @@ func discoveryEntries(x *exports, host string, info ConnInfo, limits Limits) []b
 		}
 		e.Controller = nvme.DynamicControllerID
 		e.AdminEntries = uint16(min(limits.QueueEntries, 0xffff))
-		e.Requirements = nvme.SecureChannelNotRequired | nvme.SQFlowControlOptional
+		e.Requirements = nvme.SecureChannelUnspecified | nvme.SQFlowControlOptional
 		if ap.GetId() == info.AccessPointID {
 			self := e
 			self.Subsystem, self.NQN = nvme.SubsystemDiscovery, nvme.DiscoveryNQN

@@ -3,7 +3,8 @@
 //
 // The cases are shell scripts in testdata, run in the guest; the tests here (build tag e2e) boot them and judge what
 // they leave in the results folder. Package rig owns the machines, program ackwrite knows what was acknowledged when
-// the power went. Run install-deps.sh once, and "make build", before "go test -tags e2e ./e2e/...".
+// the power went, program wiretap keeps what host and target said to each other. Run install-deps.sh once, and "make
+// build", before "go test -tags e2e ./e2e/...".
 //
 //	MOORING_BIN     folder with mooring and plugins/, if not ../bin
 //	E2E_TARGET      "kernel" runs the cases against the kernel's own target: it judges the cases, not Mooring

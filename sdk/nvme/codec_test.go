@@ -174,6 +174,15 @@ func FuzzCodecs(f *testing.F) {
 	for i, c := range all {
 		f.Add(byte(i), c.sample)
 	}
+	for _, path := range captures {
+		for _, r := range captured(f, path).Records {
+			for i, c := range all { // each that makes the same of it again
+				if out, _, _, _, err := c.reencode(r.Bytes); err == nil && len(out) > 0 && bytes.HasPrefix(r.Bytes, out) {
+					f.Add(byte(i), r.Bytes)
+				}
+			}
+		}
+	}
 	f.Fuzz(func(t *testing.T, which byte, b []byte) {
 		checkStable(t, all[int(which)%len(all)], b)
 	})
@@ -184,6 +193,13 @@ func FuzzCommands(f *testing.F) {
 	for _, k := range commandKinds {
 		c := k.sample
 		f.Add(c[:])
+	}
+	for _, path := range captures {
+		for _, r := range captured(f, path).Records {
+			if len(r.Bytes) == CommandSize {
+				f.Add(r.Bytes)
+			}
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, _, err := ParseCommand(b)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,6 +128,12 @@ func FuzzPDUs(f *testing.F) {
 	for i, k := range all {
 		f.Add(byte(i), k.sample)
 	}
+	for _, path := range captures(f) {
+		for _, r := range captured(f, path).Records {
+			i := slices.IndexFunc(all, func(k kind) bool { return strings.HasPrefix(strings.SplitN(r.Name, " ", 2)[1], k.name) })
+			f.Add(byte(i), r.Bytes)
+		}
+	}
 	f.Fuzz(func(t *testing.T, which byte, b []byte) {
 		checkStable(t, all[int(which)%len(all)], b)
 	})
@@ -137,6 +144,12 @@ func FuzzPDUs(f *testing.F) {
 func FuzzCheck(f *testing.F) {
 	for _, k := range kinds() {
 		f.Add(k.sample, byte(1), byte(1), byte(15))
+	}
+	for _, path := range captures(f) {
+		for _, r := range captured(f, path).Records {
+			f.Add(r.Bytes, byte(0), byte(3), byte(0))
+			f.Add(r.Bytes, byte(1), byte(0), byte(0))
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte, from, digests, pda byte) {
 		h, _, err := ParseHeader(b)

@@ -258,7 +258,7 @@ func (a *Access) Delete(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	for _, s := range stores {
-		if err := s.DeleteVolume(ctx, id); err != nil {
+		if err := a.ask(ctx, func(done func(error)) { s.DeleteFrom(id, 0, done) }); err != nil {
 			return fmt.Errorf("delete the extents of volume %s: %w", id, err)
 		}
 	}
@@ -327,7 +327,9 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 			return errors.New("its store is not here")
 		}
 		if e.state != extentAbsent {
-			return store.Seal(ctx, id, generation)
+			return a.ask(ctx, func(done func(error)) {
+				store.Seal(id, extent.Seal{Gen: generation}, func(_ extent.Sealed, err error) { done(err) })
+			})
 		}
 		if err := a.create(ctx, store, id, generation); err != nil {
 			return err
@@ -360,7 +362,8 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 // that name was never confirmed, or was given up by a shrink: it goes, unless its
 // generation says that Meta is behind.
 func (a *Access) create(ctx context.Context, s *extent.Store, id extent.ID, g extent.Generation) error {
-	err := s.Create(ctx, id, g)
+	create := func(done func(error)) { s.Create(id, extent.Seal{Gen: g}, done) }
+	err := a.ask(ctx, create)
 	if !errors.Is(err, extent.ErrFenced) {
 		return err
 	}
@@ -374,10 +377,26 @@ func (a *Access) create(ctx context.Context, s *extent.Store, id extent.ID, g ex
 	if !older || a.metaRestored {
 		return err
 	}
-	if err := s.Delete(ctx, id); err != nil {
+	if err := a.ask(ctx, func(done func(error)) { s.Delete(id, done) }); err != nil {
 		return err
 	}
-	return s.Create(ctx, id, g)
+	return a.ask(ctx, create)
+}
+
+// ask starts something on the reactor and waits for its result. Not for the reactor itself.
+func (a *Access) ask(ctx context.Context, start func(done func(error))) error {
+	result := make(chan error, 1)
+	if err := a.reactor.Do(ctx, func() { start(func(err error) { result <- err }) }); err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.reactor.done:
+		return ErrStopped
+	}
 }
 
 // start hands control work to the workers without ever blocking the reactor.
@@ -418,7 +437,7 @@ func (a *Access) Shrink(ctx context.Context, v *Volume, size int64) error {
 		return fmt.Errorf("free the extents of volume %s: %w", v.name, err)
 	}
 	for _, s := range stores {
-		if err := s.DeleteFrom(ctx, v.id, uint32(n)); err != nil {
+		if err := a.ask(ctx, func(done func(error)) { s.DeleteFrom(v.id, uint32(n), done) }); err != nil {
 			return fmt.Errorf("delete the extents of volume %s beyond %d bytes: %w", v.name, size, err)
 		}
 	}

@@ -55,6 +55,26 @@ func newRigOn(tb testing.TB, dir string, o Options, qo vfs.QueueOptions) *rig {
 	return &rig{tb: tb, queue: q, s: s}
 }
 
+func (r *rig) create(id ID, g Generation) error {
+	return r.s.call(context.Background(), func(done func(error)) { r.s.Create(id, Seal{Gen: g}, done) })
+}
+
+func (r *rig) seal(id ID, g Generation) error {
+	return r.s.call(context.Background(), func(done func(error)) {
+		r.s.Seal(id, Seal{Gen: g}, func(_ Sealed, err error) { done(err) })
+	})
+}
+
+func (r *rig) remove(start func(done func(error))) error {
+	return r.s.call(context.Background(), start)
+}
+
+// on runs fn on the queue's goroutine.
+func (r *rig) on(fn func()) {
+	r.tb.Helper()
+	r.do(func() error { return r.s.call(context.Background(), func(done func(error)) { fn(); done(nil) }) })
+}
+
 // do runs fn, which may block, while the queue is turned.
 func (r *rig) do(fn func() error) {
 	r.tb.Helper()
@@ -122,7 +142,7 @@ func benchStore(b *testing.B) (*rig, []*Extent) {
 	var extents []*Extent
 	for i := range uint32(benchExtents) {
 		id := ID{Volume: testVolume, Index: i}
-		r.do(func() error { return r.s.Create(context.Background(), id, 1) })
+		r.do(func() error { return r.create(id, 1) })
 		e := r.s.Extent(id)
 		extents = append(extents, e)
 		for at := uint32(0); at < r.s.geo.blocks; at += MaxWriteBlocks {

@@ -38,9 +38,17 @@ type checkpoint struct {
 	super  []byte
 }
 
+// pageRef is a map page, or, as page headerRef, the header page of an extent.
 type pageRef struct {
 	ext  *Extent
 	page uint32
+}
+
+const headerRef = ^uint32(0)
+
+// refSlot is where a copy of the page is.
+func (g geometry) refSlot(r pageRef, copies uint32) uint32 {
+	return g.pageSlot(r.ext.area, copies, int(int32(r.page)))
 }
 
 func (c *checkpoint) free() error {
@@ -58,6 +66,13 @@ func (s *Store) markDirty(e *Extent, page uint32) {
 	if p := &e.pages[page]; !p.dirty {
 		p.dirty = true
 		s.ckpt.dirty = append(s.ckpt.dirty, pageRef{e, page})
+	}
+}
+
+func (s *Store) markHeader(e *Extent) {
+	if !e.headDirty {
+		e.headDirty = true
+		s.ckpt.dirty = append(s.ckpt.dirty, pageRef{e, headerRef})
 	}
 }
 
@@ -83,6 +98,8 @@ func (s *Store) stepCheckpoint() {
 		if s.takeRound() {
 			c.state, c.copies = ckptSync, 0
 			s.afterSync(s.writeRound)
+		} else if len(c.todo) > 0 {
+			return
 		} else {
 			c.state = ckptPublish
 			s.afterSync(s.publishCheckpoint)
@@ -93,23 +110,30 @@ func (s *Store) stepCheckpoint() {
 	}
 }
 
-// takeRound copies up to maxRoundPages changed pages; false means that none is left.
+// takeRound copies up to maxRoundPages changed pages; false means that there is none to take. What is left then are header pages that a
+// seal is writing.
 func (s *Store) takeRound() bool {
 	c := &s.ckpt
 	c.round = c.round[:0]
-	for len(c.todo) > 0 && len(c.round) < maxRoundPages {
-		last := len(c.todo) - 1
-		if ref := c.todo[last]; !ref.ext.gone {
+	rest := len(c.todo)
+	for at := len(c.todo) - 1; at >= 0 && len(c.round) < maxRoundPages; at-- {
+		ref := c.todo[at]
+		if ref.page == headerRef && ref.ext.sealing {
+			continue
+		}
+		if !ref.ext.gone {
 			c.round = append(c.round, ref)
 		}
-		c.todo[last] = pageRef{}
-		c.todo = c.todo[:last]
+		rest--
+		c.todo[at] = c.todo[rest]
+		c.todo[rest] = pageRef{}
 	}
+	c.todo = c.todo[:rest]
 	if len(c.round) == 0 {
 		return false
 	}
 	slices.SortFunc(c.round, func(a, b pageRef) int {
-		return cmp.Or(cmp.Compare(a.ext.area, b.ext.area), cmp.Compare(a.page, b.page))
+		return cmp.Or(cmp.Compare(a.ext.area, b.ext.area), cmp.Compare(int32(a.page), int32(b.page)))
 	})
 	if c.buf == nil {
 		if c.buf = s.mustBuffer(maxRoundPages * BlockSize); c.buf == nil {
@@ -118,8 +142,14 @@ func (s *Store) takeRound() bool {
 	}
 	for i, ref := range c.round {
 		ref.ext.inflight++
+		p := c.buf[i*BlockSize:][:BlockSize]
+		if ref.page == headerRef {
+			ref.ext.headDirty = false
+			s.encodeHeader(p, ref.ext, ref.ext.gen)
+			continue
+		}
 		ref.ext.pages[ref.page].dirty = false
-		s.encodePage(c.buf[i*BlockSize:][:BlockSize], ref.ext, ref.page)
+		s.encodePage(p, ref.ext, ref.page)
 	}
 	s.st.CheckpointPages += uint64(len(c.round))
 	return true
@@ -169,9 +199,9 @@ func (s *Store) writePages() {
 	c := &s.ckpt
 	for c.flying < maxCheckpointIO && c.at < len(c.round) {
 		from := c.at
-		slot := s.geo.pageSlot(c.round[from].ext.area, c.copies, int(c.round[from].page))
+		slot := s.geo.refSlot(c.round[from], c.copies)
 		for c.at++; c.at < len(c.round); c.at++ {
-			if s.geo.pageSlot(c.round[c.at].ext.area, c.copies, int(c.round[c.at].page)) != slot+uint32(c.at-from) {
+			if s.geo.refSlot(c.round[c.at], c.copies) != slot+uint32(c.at-from) {
 				break
 			}
 		}

@@ -1,9 +1,9 @@
 package extent
 
 import (
-	"context"
-	"errors"
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -79,12 +79,6 @@ func (e *Extent) record(gen Generation, state State) Record {
 	return Record{ID: e.id, Ref: e.ref, Area: e.area, Gen: gen, State: state}
 }
 
-// Create makes an empty extent sealed at generation g. It is idempotent for the same generation; for another it returns ErrFenced.
-func (s *Store) Create(ctx context.Context, id ID, g Generation) error {
-	err := s.call(ctx, func(done func(error)) { s.create(id, g, done) })
-	return wrap("create extent", id, err)
-}
-
 func wrap(what string, id ID, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", what, id, err)
@@ -92,24 +86,34 @@ func wrap(what string, id ID, err error) error {
 	return nil
 }
 
-func (s *Store) create(id ID, g Generation, done func(error)) {
-	c := s.begin(id, done, func() { s.create(id, g, done) })
+// Create makes an empty extent, sealed as w says. It is idempotent for the same generation; for another it ends with ErrFenced. Queue's
+// goroutine only, like done, which may run before Create returns.
+func (s *Store) Create(id ID, w Seal, done func(error)) {
+	s.create(id, w, func(err error) { done(wrap("create extent", id, err)) })
+}
+
+func (s *Store) create(id ID, w Seal, done func(error)) {
+	if err := w.check(s.geo); err != nil {
+		done(err)
+		return
+	}
+	c := s.begin(id, done, func() { s.create(id, w, done) })
 	if c == nil {
 		return
 	}
 	if e := s.extents[id]; e != nil {
-		if e.gen == g {
+		if e.gen == w.Gen {
 			s.end(id, c, nil)
 		} else {
-			s.end(id, c, fmt.Errorf("generation %d is sealed, not %d: %w", e.gen, g, ErrFenced))
+			s.end(id, c, fmt.Errorf("generation %d is sealed, not %d: %w", e.gen, w.Gen, ErrFenced))
 		}
 		return
 	}
-	s.createIn(c, id, g)
+	s.createIn(c, id, w)
 }
 
 // createIn takes a map area, writes an empty map to both copies and enters the extent in the index. Only then does it exist.
-func (s *Store) createIn(c *controlOp, id ID, g Generation) {
+func (s *Store) createIn(c *controlOp, id ID, w Seal) {
 	if s.failure != nil {
 		return
 	}
@@ -127,10 +131,10 @@ func (s *Store) createIn(c *controlOp, id ID, g Generation) {
 			return
 		}
 		s.grow.wanted = true
-		s.grow.waiting = append(s.grow.waiting, func() { s.createIn(c, id, g) })
+		s.grow.waiting = append(s.grow.waiting, func() { s.createIn(c, id, w) })
 		return
 	}
-	e, err := newExtent(s.geo, Record{ID: id, Ref: s.nextRef, Area: area, Gen: g})
+	e, err := newExtent(s.geo, Record{ID: id, Ref: s.nextRef, Area: area, Gen: w.Gen})
 	if err == nil {
 		c.buf, err = vfs.AlignedBuffer(int(s.geo.area) / 2 * BlockSize)
 	}
@@ -140,13 +144,14 @@ func (s *Store) createIn(c *controlOp, id ID, g Generation) {
 		return
 	}
 	s.nextRef++
-	s.encodeHeader(c.buf, e, g)
+	e.replica.take(&w)
+	s.encodeHeader(c.buf, e, w.Gen)
 	for page := range s.geo.pages {
 		s.encodePage(c.buf[(page+1)*BlockSize:][:BlockSize], e, page)
 	}
 	s.writeSlot(s.geo.pageSlot(area, 0, -1), c.buf, func() {
 		s.writeSync(s.geo.pageSlot(area, 1, -1), c.buf, func() {
-			s.indexed(indexUpdate{put: []Record{e.record(g, StateLive)}}, func() {
+			s.indexed(indexUpdate{put: []Record{e.record(w.Gen, StateLive)}}, func() {
 				s.addExtent(e)
 				s.end(id, c, nil)
 			})
@@ -160,19 +165,24 @@ func (s *Store) encodeHeader(p []byte, e *Extent, g Generation) {
 	clear(p)
 	copy(p[pageHeaderSize:], s.sb.cluster[:])
 	copy(p[pageHeaderSize+16:], s.sb.store[:])
+	e.replica.encode(p)
 	h := mapPage{salt: s.sb.salt, id: e.id, ref: e.ref, gen: g, number: headerPage, area: e.area}
 	h.seal(p)
 }
 
-// Seal raises the extent's generation to g: every admitted IO has finished and g is durable when it returns nil. A g below
-// the sealed one gets ErrFenced.
-func (s *Store) Seal(ctx context.Context, id ID, g Generation) error {
-	err := s.call(ctx, func(done func(error)) { s.seal(id, g, done) })
-	return wrap("seal extent", id, err)
+// Seal raises the extent's generation: every admitted IO has finished, and what w says is durable, when done gets no error. A
+// generation below the sealed one gets ErrFenced. Queue's goroutine only, like done, which may run before Seal returns.
+func (s *Store) Seal(id ID, w Seal, done func(Sealed, error)) {
+	var was Sealed
+	s.seal(id, w, &was, func(err error) { done(was, wrap("seal extent", id, err)) })
 }
 
-func (s *Store) seal(id ID, g Generation, done func(error)) {
-	c := s.begin(id, done, func() { s.seal(id, g, done) })
+func (s *Store) seal(id ID, w Seal, was *Sealed, done func(error)) {
+	if err := w.check(s.geo); err != nil {
+		done(err)
+		return
+	}
+	c := s.begin(id, done, func() { s.seal(id, w, was, done) })
 	if c == nil {
 		return
 	}
@@ -181,10 +191,11 @@ func (s *Store) seal(id ID, g Generation, done func(error)) {
 	case e == nil:
 		s.end(id, c, ErrMissing)
 		return
-	case g < e.gen:
+	case w.Gen < e.gen:
 		s.end(id, c, fmt.Errorf("generation %d is sealed already: %w", e.gen, ErrFenced))
 		return
-	case g == e.gen:
+	case w.Gen == e.gen && e.replica.knows(&w):
+		*was = e.sealed()
 		s.end(id, c, nil)
 		return
 	}
@@ -193,11 +204,14 @@ func (s *Store) seal(id ID, g Generation, done func(error)) {
 	}
 	e.fenced = true
 	s.drain(e, func() {
-		s.encodeHeader(c.buf, e, g)
+		*was = e.sealed()
+		e.sealing = true
+		e.replica.take(&w)
+		s.encodeHeader(c.buf, e, w.Gen)
 		s.writeSync(s.geo.pageSlot(e.area, 0, -1), c.buf, func() {
 			s.writeSlot(s.geo.pageSlot(e.area, 1, -1), c.buf, func() {
-				s.indexed(indexUpdate{put: []Record{e.record(g, StateLive)}}, func() {
-					e.gen, e.fenced = g, false
+				s.indexed(indexUpdate{put: []Record{e.record(w.Gen, StateLive)}}, func() {
+					e.gen, e.fenced, e.sealing = w.Gen, false, false
 					s.end(id, c, nil)
 				})
 			})
@@ -205,10 +219,17 @@ func (s *Store) seal(id ID, g Generation, done func(error)) {
 	})
 }
 
-// Delete removes the extent for good, after the IO admitted to it. Deleting what is missing is no error.
-func (s *Store) Delete(ctx context.Context, id ID) error {
-	err := s.call(ctx, func(done func(error)) { s.delete(id, done) })
-	return wrap("delete extent", id, err)
+// sealed is what e knows now.
+func (e *Extent) sealed() Sealed {
+	return Sealed{
+		Gen: e.gen, Set: slices.Clone(e.replica.set), Absent: slices.Clone(e.replica.absent), Dirty: e.replica.dirty.Clone(), Behind: e.replica.behind.Clone(),
+	}
+}
+
+// Delete removes the extent for good, after the IO admitted to it. Deleting what is missing is no error. Queue's goroutine only, like
+// done, which may run before Delete returns.
+func (s *Store) Delete(id ID, done func(error)) {
+	s.delete(id, func(err error) { done(wrap("delete extent", id, err)) })
 }
 
 // delete wipes the identity on disk between two updates of the index, so that neither a restart nor a rebuilt index brings it back.
@@ -258,39 +279,35 @@ func (s *Store) forget(e *Extent) {
 // deleteWindow is how many extents of a volume are deleted at a time.
 const deleteWindow = 16
 
-// DeleteVolume removes every extent of the volume.
-func (s *Store) DeleteVolume(ctx context.Context, vol uuid.UUID) error {
-	return s.DeleteFrom(ctx, vol, 0)
-}
-
-// DeleteFrom removes the extents of the volume from index on.
-func (s *Store) DeleteFrom(ctx context.Context, vol uuid.UUID, from uint32) error {
+// DeleteFrom removes the extents of the volume from index on, like Delete.
+func (s *Store) DeleteFrom(vol uuid.UUID, from uint32, done func(error)) {
 	var ids []ID
-	err := s.call(ctx, func(done func(error)) {
-		for id := range s.extents {
-			if id.Volume == vol && id.Index >= from {
-				ids = append(ids, id)
-			}
+	for id := range s.extents {
+		if id.Volume == vol && id.Index >= from {
+			ids = append(ids, id)
 		}
-		done(nil)
-	})
-	for len(ids) > 0 && err == nil {
-		n := min(len(ids), deleteWindow)
-		err = s.call(ctx, func(done func(error)) {
-			left, errs := n, []error(nil)
-			for _, id := range ids[:n] {
-				s.delete(id, func(err error) {
-					errs = append(errs, err)
-					if left--; left == 0 {
-						done(errors.Join(errs...))
-					}
-				})
-			}
-		})
-		ids = ids[n:]
 	}
-	if err != nil {
-		return fmt.Errorf("delete extents of volume %s: %w", vol, err)
+	slices.SortFunc(ids, func(a, b ID) int { return cmp.Compare(a.Index, b.Index) })
+	var failed error
+	var next func()
+	next = func() {
+		if len(ids) == 0 || failed != nil {
+			done(failed)
+			return
+		}
+		some := ids[:min(len(ids), deleteWindow)]
+		ids = ids[len(some):]
+		left := len(some)
+		for _, id := range some {
+			s.Delete(id, func(err error) {
+				if failed == nil {
+					failed = err
+				}
+				if left--; left == 0 {
+					next()
+				}
+			})
+		}
 	}
-	return nil
+	next()
 }

@@ -37,18 +37,21 @@ type change struct {
 	block   uint32
 	blocks  uint32
 	zero    bool
+	clean   bool // says that the regions of the blocks are not dirty; no data
 	durable bool
 	acked   bool
 }
 
 type modelExtent struct {
 	id      ID
-	gen     Generation // sealed and acknowledged
-	asked   Generation // highest asked for
-	exists  bool       // creation acknowledged
-	dropped bool       // deletion asked for
-	gone    bool       // deletion acknowledged
-	busy    bool       // a control operation is under way
+	gen     Generation  // sealed and acknowledged
+	asked   Generation  // highest asked for
+	exists  bool        // creation acknowledged
+	dropped bool        // deletion asked for
+	gone    bool        // deletion acknowledged
+	busy    bool        // a control operation is under way
+	absent  []uuid.UUID // of the acknowledged seal
+	since   int         // changes before it
 }
 
 // promise is what a crash at one moment must keep.
@@ -156,11 +159,25 @@ func (w *world) step() {
 	case p < 9:
 		w.control(func(m *modelExtent, done func(error)) {
 			m.asked++
-			g := m.asked
-			w.s.seal(m.id, g, func(err error) { m.gen = g; done(err) })
+			seal := Seal{Gen: m.asked}
+			next := m.absent
+			if w.rng.IntN(3) > 0 {
+				next = [][]uuid.UUID{nil, {{1}}, {{1}, {2}}}[w.rng.IntN(3)]
+				seal.Absence = &Absence{Stores: next}
+			}
+			since := len(w.history)
+			if len(next) > 0 && len(m.absent) > 0 {
+				since = m.since
+			}
+			w.s.Seal(m.id, seal, func(_ Sealed, err error) {
+				m.gen, m.absent, m.since = seal.Gen, next, since
+				done(err)
+			})
 		})
 	case p < 14:
 		w.flush()
+	case p < 18:
+		w.clean()
 	case p < 30:
 		w.read()
 	default:
@@ -176,7 +193,7 @@ func (w *world) create() {
 	m := &modelExtent{id: ID{Volume: testVolume, Index: w.nextID}, gen: 1, asked: 1, busy: true}
 	w.extents[m.id] = m
 	w.pending++
-	w.s.create(m.id, 1, func(err error) {
+	w.s.create(m.id, Seal{Gen: 1}, func(err error) {
 		w.pending--
 		m.busy = false
 		if errors.Is(err, ErrNoSpace) {
@@ -270,6 +287,31 @@ func (w *world) change() {
 	w.s.Submit(io)
 }
 
+func (w *world) clean() {
+	m := w.pick()
+	if m == nil {
+		return
+	}
+	size := RegionBlocks(1024)
+	c := &change{order: uint64(len(w.history) + 1), ref: m, clean: true, blocks: size * (1 + w.rng.Uint32N(2))}
+	c.block = hot[w.rng.IntN(len(hot))] / size * size
+	c.block = min(c.block, 1024-c.blocks)
+	w.history = append(w.history, c)
+	w.pending++
+	w.s.Submit(&IO{Op: OpClean, Extent: w.s.Extent(m.id), Gen: m.gen, Block: c.block, Blocks: c.blocks, Done: func(io *IO) {
+		w.pending--
+		if errors.Is(io.Err, ErrMissing) && m.dropped {
+			c.blocks = 0
+			return
+		}
+		w.must(io.Err)
+		if io.Err == nil {
+			c.acked = true
+			w.promise.acked = max(w.promise.acked, c.order)
+		}
+	}})
+}
+
 func (w *world) flush() {
 	covers := w.promise.acked
 	w.pending++
@@ -321,7 +363,7 @@ func (w *world) read() {
 // acknowledged returns the order of the last acknowledged change of block, zeroing included.
 func (w *world) acknowledged(m *modelExtent, block uint32) uint64 {
 	for _, c := range slices.Backward(w.history) {
-		if c.ref == m && c.acked && c.block <= block && block < c.block+c.blocks {
+		if c.ref == m && c.acked && !c.clean && c.block <= block && block < c.block+c.blocks {
 			return c.order
 		}
 	}
@@ -332,7 +374,7 @@ func (w *world) acknowledged(m *modelExtent, block uint32) uint64 {
 func (w *world) version(m *modelExtent, block uint32, upto uint64) uint64 {
 	for i := int(upto) - 1; i >= 0; i-- {
 		c := w.history[i]
-		if c.ref == m && c.block <= block && block < c.block+c.blocks {
+		if c.ref == m && !c.clean && c.block <= block && block < c.block+c.blocks {
 			if c.zero {
 				return 0
 			}
@@ -424,8 +466,45 @@ func (w *world) verify(c crash) (*world, uint64) {
 			}
 		}
 	}
+	for id, m := range c.promise.extents {
+		if e := r.s.Extent(id); e != nil && w.extents[id] != nil {
+			if err := w.marks(e, &m, w.extents[id], low, c.promise.history); err != nil {
+				say("extent %s: %v", id, err)
+			}
+		}
+	}
 	r.s.audit(func(p Problem) { say("%s", p) })
 	return r, low
+}
+
+// marks checks the regions of an extent after a crash at which n changes had begun and the state after change low, or a later one, was left.
+// A header page may know of changes that were lost behind it.
+func (w *world) marks(e *Extent, m, live *modelExtent, low uint64, n int) error {
+	for region := range uint32(64) {
+		first := region * RegionBlocks(1024)
+		dirty, behind, unsure := false, false, false
+		for i, c := range w.history[:n] {
+			if c.ref != live || c.blocks == 0 || c.block >= first+RegionBlocks(1024) || c.block+c.blocks <= first {
+				continue
+			}
+			if c.order > low {
+				unsure = unsure || dirty == c.clean
+				continue
+			}
+			dirty = !c.clean
+			behind = behind || !c.clean && i >= m.since
+		}
+		if got := e.replica.dirty.Has(region, region+1); got != dirty && !unsure {
+			return fmt.Errorf("region %d is dirty: %v, want %v", region, got, dirty)
+		}
+		if m.gen == m.asked && len(m.absent) > 0 && behind && !e.replica.behind.Has(region, region+1) {
+			return fmt.Errorf("it is not noted that absent stores miss region %d", region)
+		}
+	}
+	if m.gen == m.asked && !slices.Equal(e.replica.absent, m.absent) {
+		return fmt.Errorf("absent are %v, want %v", e.replica.absent, m.absent)
+	}
+	return nil
 }
 
 // interval returns the prefixes of the history, from low on, after which block holds change got.
@@ -437,7 +516,7 @@ func (w *world) interval(m *modelExtent, block uint32, got, low, n uint64) (from
 	}
 	for i := low; i < n; i++ {
 		c := w.history[i]
-		if c.ref != m || block < c.block || block >= c.block+c.blocks {
+		if c.ref != m || c.clean || block < c.block || block >= c.block+c.blocks {
 			continue
 		}
 		is := c.order

@@ -58,6 +58,7 @@ const (
 	OpRead  Op = iota // fills Buf; blocks never written read as zeros
 	OpWrite           // writes Buf
 	OpZero            // makes the blocks read as zeros and frees their space (discard, write zeroes); Buf is unused
+	OpClean           // whole regions are durable and the same on all members: not dirty any more; Buf is unused
 	OpFlush           // makes every IO of the store that completed before it durable; Block, Blocks and Buf are unused
 )
 
@@ -71,7 +72,7 @@ type IO struct {
 	// Buf has Blocks*BlockSize bytes. The store copies what it writes once and checks that copy, so another process may be able to
 	// change it meanwhile. Reads go straight into it when it is aligned to BlockSize.
 	Buf     []byte
-	Durable bool // OpWrite, OpZero: complete only when on the medium; otherwise when it survives the death of the process
+	Durable bool // OpWrite, OpZero, OpClean: complete only when on the medium; otherwise when it survives the death of the process
 
 	Done func(*IO) // runs on the queue's goroutine inside Kick or Turn, never inside Submit
 	User any       // the caller's own
@@ -84,9 +85,9 @@ type IO struct {
 	started  int64  // Clock at hand-over to the disk
 	admitted bool   // counted as in flight
 	sync     bool   // its change waits for a sync
-	seq      uint64 // OpWrite, OpZero: of its batch; OpFlush: the batch that must be durable
+	seq      uint64 // OpWrite, OpZero, OpClean: of its batch; OpFlush: the batch that must be durable
 	batch    *batch
-	records  [2]uint32 // OpWrite, OpZero: where its records are in the batch
+	records  [2]uint32 // OpWrite, OpZero, OpClean: where its records are in the batch
 	newBlks  uint32    // OpWrite: blocks that had no slot when it was staged
 	pending  int       // OpRead: disk requests under way
 	epoch    uint64    // OpRead

@@ -10,7 +10,7 @@ import (
 
 // The layout of the data file; docs/format/extent-store.md draws it. A slot is 4 KiB, numbered from the start of the file.
 const (
-	formatVersion = 1
+	formatVersion = 2 // 1 had neither set nor regions in header pages, and no clean records
 
 	superblockSlots = 2 // the two copies of the superblock
 	logStart        = 16
@@ -22,6 +22,7 @@ const (
 	recordHeaderSize = 16
 	recordWrite      = 1
 	recordZero       = 2
+	recordClean      = 3
 
 	slotZero = 0          // reads as zeros
 	slotLost = ^uint32(0) // was mapped, but the map page that said where is unreadable
@@ -93,7 +94,7 @@ func decodeSuperblock(p []byte) (s superblock, err error) {
 	if [8]byte(p) != superblockMagic || le.Uint32(p[superblockCRC:]) != checksum(p, superblockCRC) {
 		return s, fmt.Errorf("superblock: %w", ErrCorrupt)
 	}
-	if v := le.Uint32(p[8:]); v != formatVersion {
+	if v := le.Uint32(p[8:]); v == 0 || v > formatVersion {
 		return s, fmt.Errorf("store has format version %d, this program knows %d: %w", v, formatVersion, ErrInvalid)
 	}
 	s = superblock{
@@ -185,7 +186,7 @@ func parseMapPage(p []byte, salt uint64) (h mapPage, ok bool) {
 	return mapPage{
 		salt: salt, id: ID{Volume: uuid.UUID(p[16:32]), Index: le.Uint32(p[32:])}, ref: le.Uint32(p[36:]),
 		gen: Generation(le.Uint64(p[40:])), lsn: le.Uint64(p[48:]), number: le.Uint16(p[56:]), area: le.Uint32(p[60:]),
-	}, le.Uint16(p[58:]) == formatVersion
+	}, le.Uint16(p[58:]) >= 1 && le.Uint16(p[58:]) <= formatVersion
 }
 
 func encodeEntries(p []byte, entries []entry) {
@@ -269,7 +270,7 @@ func nextRecord(p []byte) (r logRecord, rest []byte, ok bool) {
 	r = logRecord{kind: uint8(w >> 24), count: w & (1<<24 - 1), ref: le.Uint32(p[4:]), block: le.Uint32(p[8:]), slot: le.Uint32(p[12:])}
 	p = p[recordHeaderSize:]
 	switch r.kind {
-	case recordZero:
+	case recordZero, recordClean:
 		return r, p, true
 	case recordWrite:
 		if uint64(len(p)) < 4*uint64(r.count) {

@@ -1,6 +1,7 @@
 package extent
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -97,6 +98,18 @@ func (d *disk) zero(from, to uint32) error {
 			return err
 		}
 		from += n
+	}
+	return nil
+}
+
+// extend makes the file as long as slots, if it is shorter.
+func (d *disk) extend(slots int64) error {
+	size, err := d.file.Size()
+	if err != nil || size >= slots*BlockSize {
+		return err
+	}
+	if err := d.file.Allocate(size, slots*BlockSize-size); err != nil {
+		return fmt.Errorf("allocate the last segment: %w", err)
 	}
 	return nil
 }
@@ -202,19 +215,21 @@ type image struct {
 	slots    slots
 	areas    map[uint32]bool // in use
 	dirty    []pageRef
+	spare    map[pageRef]bool // whose first copy is damaged
 	mapped   uint32
 	topRef   uint32
 }
 
 // load reads index, map pages and log. It writes nothing.
 func (d *disk) load(sb superblock, index Index, report func(Problem)) (*image, error) {
-	m := &image{disk: d, sb: sb, geo: sb.geometry(), refs: map[uint32]*Extent{}, areas: map[uint32]bool{}}
+	m := &image{disk: d, sb: sb, geo: sb.geometry(), refs: map[uint32]*Extent{}, areas: map[uint32]bool{}, spare: map[pageRef]bool{}}
 	m.slots = *newSlots(m.geo)
 	size, err := d.file.Size()
 	if err != nil {
 		return nil, err
 	}
-	for size/BlockSize-int64(m.geo.first)-int64(m.slots.total()) >= int64(m.geo.segment) {
+	// A power loss may have taken the end of the last segment, where nothing was: settle makes it whole.
+	for size/BlockSize > int64(m.geo.first)+int64(m.slots.total()) {
 		m.slots.grow()
 	}
 	err = index.Load(func(r Record) error {
@@ -263,6 +278,13 @@ func (m *image) free() {
 	}
 }
 
+func (m *image) markHeader(e *Extent) {
+	if !e.headDirty {
+		e.headDirty = true
+		m.dirty = append(m.dirty, pageRef{e, headerRef})
+	}
+}
+
 func (m *image) markDirty(e *Extent, page uint32) {
 	if !e.pages[page].dirty {
 		e.pages[page].dirty = true
@@ -270,19 +292,30 @@ func (m *image) markDirty(e *Extent, page uint32) {
 	}
 }
 
-// loadMap reads the map of e. The first copy of a page is always the newer one when it is whole.
+// loadMap reads the map of e. The first copy of a page is always the newer one when it is whole. A seal leaves no record that would have
+// the second copy of a header page written again, so that is looked at, too.
 func (m *image) loadMap(e *Extent, report func(Problem)) error {
 	perRead := uint32(len(m.disk.buf) / BlockSize)
-	for from := uint32(0); from < m.geo.pages; from += perRead {
-		n := min(perRead, m.geo.pages-from)
+	var header [BlockSize]byte
+	total := 1 + m.geo.pages + 1 // the first copies, and that of the header page behind them
+	for from := uint32(0); from < total; from += perRead {
+		n := min(perRead, total-from)
 		p := m.disk.buf[:n*BlockSize]
-		if err := m.disk.read(m.geo.pageSlot(e.area, 0, int(from)), p); err != nil {
+		if err := m.disk.read(e.area+from, p); err != nil {
 			clear(p) // every page for itself from the other copy
 		}
 		var bad []uint32
 		for i := range n {
-			if !m.takePage(e, from+i, p[i*BlockSize:][:BlockSize]) {
-				bad = append(bad, from+i)
+			slot := p[i*BlockSize:][:BlockSize]
+			switch page := from + i - 1; {
+			case page == m.geo.pages:
+				if !bytes.Equal(slot, header[:]) {
+					m.markHeader(e)
+				}
+			case !m.takePage(e, page, slot):
+				bad = append(bad, page)
+			case page == headerRef:
+				copy(header[:], slot)
 			}
 		}
 		for _, page := range bad {
@@ -294,13 +327,23 @@ func (m *image) loadMap(e *Extent, report func(Problem)) error {
 
 // loadSpare reads a page whose first copy is damaged from the second one, and has both written anew.
 func (m *image) loadSpare(e *Extent, page uint32, report func(Problem)) {
-	m.markDirty(e, page)
+	if page == headerRef {
+		m.markHeader(e)
+	} else {
+		m.markDirty(e, page)
+	}
+	m.spare[pageRef{e, page}] = true
 	p := m.disk.buf[:BlockSize]
 	for copies := range uint32(2) { // the first again: reading many at once may have failed for another page
-		err := m.disk.read(m.geo.pageSlot(e.area, copies, int(page)), p)
+		err := m.disk.read(m.geo.refSlot(pageRef{e, page}, copies), p)
 		if err == nil && m.takePage(e, page, p) {
 			return
 		}
+	}
+	if page == headerRef {
+		report(Problem{Extent: e.id, What: "both copies of the header page are damaged: all its regions count as dirty"})
+		e.replica.dirty.Add(0, m.geo.regions())
+		return
 	}
 	first := page * pageEntries
 	report(Problem{Extent: e.id, Block: first, What: fmt.Sprintf("both copies of map page %d are damaged: its blocks are lost", page)})
@@ -313,6 +356,10 @@ func (m *image) takePage(e *Extent, page uint32, p []byte) bool {
 	h, ok := parseMapPage(p, m.sb.salt)
 	if !ok || h.id != e.id || h.ref != e.ref || h.area != e.area || h.number != uint16(page) {
 		return false
+	}
+	if page == headerRef {
+		e.replica.decode(p)
+		return true
 	}
 	first := page * pageEntries
 	part := e.entries[first:min(first+pageEntries, m.geo.blocks)]
@@ -446,6 +493,12 @@ func (m *image) applyBatch(records []byte) error {
 		e := m.refs[r.ref]
 		if e == nil {
 			continue // deleted since
+		}
+		if e.mark(m.geo, r) {
+			m.markHeader(e)
+		}
+		if r.kind == recordClean {
+			continue
 		}
 		for i := range r.count {
 			n := entry{}
@@ -594,16 +647,27 @@ func own(sb superblock, index Index) error {
 // settle makes what load found durable under a new incarnation: what was rejected can never come back.
 func (m *image) settle(index Index) error {
 	d := m.disk
+	if err := d.extend(int64(m.geo.first) + int64(m.slots.total())); err != nil {
+		return err
+	}
 	if err := d.sync(); err != nil { // what was accepted, before pages that refer to it
 		return err
 	}
 	s := &Store{geo: m.geo, sb: m.sb}
 	s.written = m.last
-	for copies := range uint32(2) {
+	for pass := range uint32(2) {
 		for _, ref := range m.dirty {
+			copies := 1 - pass // the copy that may be damaged comes first: the other one is whole
+			if m.spare[ref] {
+				copies = pass
+			}
 			p := d.buf[:BlockSize]
-			s.encodePage(p, ref.ext, ref.page)
-			if err := d.write(m.geo.pageSlot(ref.ext.area, copies, int(ref.page)), p); err != nil {
+			if ref.page == headerRef {
+				s.encodeHeader(p, ref.ext, ref.ext.gen)
+			} else {
+				s.encodePage(p, ref.ext, ref.page)
+			}
+			if err := d.write(m.geo.refSlot(ref, copies), p); err != nil {
 				return err
 			}
 		}
@@ -612,7 +676,11 @@ func (m *image) settle(index Index) error {
 		}
 	}
 	for _, ref := range m.dirty {
-		ref.ext.pages[ref.page].dirty = false
+		if ref.page == headerRef {
+			ref.ext.headDirty = false
+		} else {
+			ref.ext.pages[ref.page].dirty = false
+		}
 	}
 	for _, r := range m.deleting {
 		clear(d.buf[:BlockSize])

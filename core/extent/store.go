@@ -99,12 +99,15 @@ type Extent struct {
 	seed uint32 // immutable
 	vol  *volume
 
-	gen      Generation
-	fenced   bool // a seal is under way: every generation is refused
-	gone     bool // deleted, or about to be
-	inflight int  // IOs admitted and not completed, pages in a checkpoint's round
-	unsynced int  // of them, those that wait for a sync
-	drained  func()
+	gen       Generation
+	replica   replica
+	sealing   bool // the header page is being written by a seal
+	headDirty bool // the header page is in the list of the next checkpoint
+	fenced    bool // a seal is under way: every generation is refused
+	gone      bool // deleted, or about to be
+	inflight  int  // IOs admitted and not completed, pages in a checkpoint's round
+	unsynced  int  // of them, those that wait for a sync
+	drained   func()
 
 	mem     []byte  // of entries, outside the Go heap
 	entries []entry // one per block
@@ -130,7 +133,7 @@ func newExtent(geo geometry, r Record) (*Extent, error) {
 	}
 	return &Extent{
 		id: r.ID, ref: r.Ref, area: r.Area, gen: r.Gen, seed: identitySeed(r.ID), mem: mem,
-		entries: unsafe.Slice((*entry)(unsafe.Pointer(&mem[0])), geo.blocks), pages: make([]pageState, geo.pages),
+		entries: unsafe.Slice((*entry)(unsafe.Pointer(&mem[0])), geo.blocks), pages: make([]pageState, geo.pages), replica: newReplica(geo),
 	}, nil
 }
 
@@ -204,10 +207,11 @@ func (s *Store) Submit(io *IO) {
 		s.st.Flushes++
 		s.flush(io)
 	default:
-		if io.Op == OpWrite {
+		switch io.Op {
+		case OpWrite:
 			s.st.Writes++
 			s.st.WriteBytes += uint64(io.Blocks) * BlockSize
-		} else {
+		case OpZero:
 			s.st.Zeros++
 		}
 		if s.stalled.head != nil || !s.stage(io) {
@@ -234,7 +238,9 @@ func (s *Store) admit(io *IO) error {
 	case io.Op == OpFlush:
 	case io.Op > OpFlush || io.Blocks == 0 || uint64(io.Block)+uint64(io.Blocks) > uint64(s.geo.blocks):
 		return fmt.Errorf("operation %d on blocks %d+%d: %w", io.Op, io.Block, io.Blocks, ErrInvalid)
-	case io.Op != OpZero && uint64(len(io.Buf)) != uint64(io.Blocks)*BlockSize:
+	case io.Op == OpClean && (io.Block|io.Blocks)%RegionBlocks(s.geo.blocks) != 0:
+		return fmt.Errorf("parts of regions are not cleaned: %w", ErrInvalid)
+	case (io.Op == OpRead || io.Op == OpWrite) && uint64(len(io.Buf)) != uint64(io.Blocks)*BlockSize:
 		return fmt.Errorf("%d bytes for %d blocks: %w", len(io.Buf), io.Blocks, ErrInvalid)
 	case io.Op == OpWrite && io.Blocks > MaxWriteBlocks:
 		return fmt.Errorf("write of %d blocks: %w", io.Blocks, ErrInvalid)

@@ -36,7 +36,7 @@ func (r *rig) extent(index uint32) *Extent {
 	r.tb.Helper()
 	id := ID{Volume: testVolume, Index: index}
 	if r.s.Extent(id) == nil {
-		r.do(func() error { return r.s.Create(context.Background(), id, 1) })
+		r.do(func() error { return r.create(id, 1) })
 	}
 	return r.s.Extent(id)
 }
@@ -86,7 +86,7 @@ func TestStoreKeepsDataAcrossOpens(t *testing.T) {
 			t.Fatal(zero.Err)
 		}
 		id, life := r.s.Identity()
-		r.do(func() error { return r.s.Seal(context.Background(), e.ID(), 5) })
+		r.do(func() error { return r.seal(e.ID(), 5) })
 		r.audit()
 		r.close()
 
@@ -122,8 +122,7 @@ func TestFence(t *testing.T) {
 	r := newRig(t, t.TempDir(), small())
 	defer r.close()
 	e := r.extent(1)
-	ctx := context.Background()
-	r.do(func() error { return r.s.Seal(ctx, e.ID(), 3) })
+	r.do(func() error { return r.seal(e.ID(), 3) })
 	for _, g := range []Generation{0, 1, 2, 4} {
 		io := &IO{Op: OpRead, Extent: e, Gen: g, Blocks: 1, Buf: make([]byte, BlockSize)}
 		if r.run(io); !errors.Is(io.Err, ErrFenced) {
@@ -135,13 +134,13 @@ func TestFence(t *testing.T) {
 		want error
 		do   func() error
 	}{
-		{"seal lower", ErrFenced, func() error { return r.s.Seal(ctx, e.ID(), 2) }},
-		{"seal same", nil, func() error { return r.s.Seal(ctx, e.ID(), 3) }},
-		{"seal missing", ErrMissing, func() error { return r.s.Seal(ctx, ID{Index: 9}, 2) }},
-		{"create same", nil, func() error { return r.s.Create(ctx, e.ID(), 3) }},
-		{"create other", ErrFenced, func() error { return r.s.Create(ctx, e.ID(), 4) }},
-		{"delete", nil, func() error { return r.s.DeleteVolume(ctx, testVolume) }},
-		{"delete again", nil, func() error { return r.s.Delete(ctx, e.ID()) }},
+		{"seal lower", ErrFenced, func() error { return r.seal(e.ID(), 2) }},
+		{"seal same", nil, func() error { return r.seal(e.ID(), 3) }},
+		{"seal missing", ErrMissing, func() error { return r.seal(ID{Index: 9}, 2) }},
+		{"create same", nil, func() error { return r.create(e.ID(), 3) }},
+		{"create other", ErrFenced, func() error { return r.create(e.ID(), 4) }},
+		{"delete", nil, func() error { return r.remove(func(done func(error)) { r.s.DeleteFrom(testVolume, 0, done) }) }},
+		{"delete again", nil, func() error { return r.remove(func(done func(error)) { r.s.Delete(e.ID(), done) }) }},
 	} {
 		if err := r.try(c.do); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.what, err, c.want)
@@ -218,7 +217,7 @@ func TestFullStore(t *testing.T) {
 	n := 0
 	for i := uint32(0); err == nil; i++ {
 		id := ID{Volume: testVolume, Index: i}
-		if err = r.try(func() error { return r.s.Create(context.Background(), id, 1) }); err != nil {
+		if err = r.try(func() error { return r.create(id, 1) }); err != nil {
 			break
 		}
 		last = r.s.Extent(id)
@@ -255,8 +254,8 @@ func TestRebuildIndex(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.do(func() error { return r.s.Seal(ctx, ID{testVolume, 2}, 8) })
-	r.do(func() error { return r.s.Delete(ctx, ID{testVolume, 1}) })
+	r.do(func() error { return r.seal(ID{testVolume, 2}, 8) })
+	r.do(func() error { return r.remove(func(done func(error)) { r.s.Delete(ID{testVolume, 1}, done) }) })
 	r.close()
 	if err := os.RemoveAll(filepath.Join(dir, indexName)); err != nil {
 		t.Fatal(err)
@@ -376,7 +375,7 @@ func TestDamageIsReported(t *testing.T) {
 
 	// Any one page of metadata may be lost.
 	slots := []uint32{0, 1}
-	for page := range int(w.s.geo.pages) {
+	for page := -1; page < int(w.s.geo.pages); page++ {
 		slots = append(slots, w.s.geo.pageSlot(e.area, 0, page), w.s.geo.pageSlot(e.area, 1, page))
 	}
 	for _, slot := range slots {
@@ -387,8 +386,17 @@ func TestDamageIsReported(t *testing.T) {
 			t.Fatalf("slot %d damaged: %v", slot, err)
 		}
 	}
-	// Both copies lost: the blocks are reported, and can be written again.
+	// Without its header page an extent has data, but nobody knows what of it replicas have in common.
 	c := w.crashNow(vfs.ProcessDeath, 1)
+	for half := range uint32(2) {
+		c.sim.Corrupt("/store/data", int64(w.s.geo.pageSlot(e.area, half, -1))*BlockSize+60, 1)
+	}
+	headless := newWorld(t, 7, c.sim, c.index).s.Extent(e.id)
+	if n := headless.replica.dirty.Count(); headless.gen != 1 || n != 64 {
+		t.Fatalf("generation %d, %d dirty regions of an extent whose header page is lost", headless.gen, n)
+	}
+	// Both copies lost: the blocks are reported, and can be written again.
+	c = w.crashNow(vfs.ProcessDeath, 1)
 	settled := newWorld(t, 7, c.sim, c.index) // checkpoints, so that no log can help
 	c = settled.crashNow(vfs.ProcessDeath, 1)
 	c.sim.Corrupt("/store/data", int64(w.s.geo.pageSlot(e.area, 0, 0))*BlockSize, BlockSize)
@@ -428,7 +436,7 @@ func TestFailedDiskEndsTheStore(t *testing.T) {
 			}
 			var sealed error
 			left++
-			w.s.seal(e.id, 2, func(err error) { left--; sealed = err })
+			w.s.Seal(e.id, Seal{Gen: 2}, func(_ Sealed, err error) { left--; sealed = err })
 			for left > 0 {
 				w.turn()
 			}

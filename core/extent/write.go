@@ -135,12 +135,16 @@ func (s *Store) stage(io *IO) bool {
 		return false
 	}
 	io.batch, io.records[0] = b, b.logLen
-	if io.Op == OpZero {
-		putRecord(b.log[b.logLen:], recordZero, e.ref, io.Block, io.Blocks, 0)
-		b.logLen += recordHeaderSize
-	} else {
+	switch io.Op {
+	case OpWrite:
 		s.newBlks += fresh
 		s.stageData(b, io)
+	case OpZero:
+		putRecord(b.log[b.logLen:], recordZero, e.ref, io.Block, io.Blocks, 0)
+		b.logLen += recordHeaderSize
+	case OpClean:
+		putRecord(b.log[b.logLen:], recordClean, e.ref, io.Block, io.Blocks, 0)
+		b.logLen += recordHeaderSize
 	}
 	io.newBlks, io.records[1] = fresh, b.logLen
 	if io.sync = io.Durable || e.unsynced > 0; io.sync {
@@ -366,6 +370,12 @@ func (s *Store) apply(io *IO) {
 }
 
 func (s *Store) applyRecord(e *Extent, r logRecord, seq uint64) {
+	if e.mark(s.geo, r) {
+		s.markHeader(e)
+	}
+	if r.kind == recordClean {
+		return
+	}
 	before := s.mapped
 	for i := uint32(0); i < r.count; {
 		block := r.block + i
@@ -382,6 +392,15 @@ func (s *Store) applyRecord(e *Extent, r logRecord, seq uint64) {
 		i++
 	}
 	e.vol.blocks.Add(int64(s.mapped) - int64(before))
+}
+
+// mark enters in the replica's regions what a record says, and tells whether it changed them.
+func (e *Extent) mark(g geometry, r logRecord) bool {
+	from, to := g.regionsOf(r.block, r.count)
+	if r.kind == recordClean {
+		return e.replica.dirty.Remove(from, to)
+	}
+	return e.replica.wrote(from, to)
 }
 
 // replace maps block anew and queues the slot it had.

@@ -23,13 +23,13 @@ const (
 	badgerValueSize = 24
 )
 
-type badgerIndex struct{ db *badger.DB }
+type badgerIndex struct{ db *badgerdb.DB }
 
 // OpenBadgerIndex opens or creates the index in the folder dir.
 func OpenBadgerIndex(dir string, log hclog.Logger) (Index, error) {
 	o := badger.DefaultOptions(dir).
 		WithSyncWrites(true).WithLogger(badgerLog{log}).WithMetricsEnabled(false).
-		WithMemTableSize(8 << 20).WithNumMemtables(2).WithCompression(options.None).WithBlockCacheSize(0).WithNumCompactors(2).
+		WithMemTableSize(8 << 20).WithNumMemtables(2).WithCompression(options.None).WithBlockCacheSize(0).
 		WithValueThreshold(1 << 10).WithValueLogFileSize(16 << 20).WithDetectConflicts(false)
 	db, err := badgerdb.Open(o)
 	if err != nil {

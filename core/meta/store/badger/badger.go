@@ -53,7 +53,7 @@ type Options struct {
 
 // Store is a store.Store on Badger.
 type Store struct {
-	db       *badgerdb.DB
+	db       *durable.DB
 	log      hclog.Logger
 	hub      *engine.Hub
 	sessions *engine.Sessions
@@ -98,7 +98,6 @@ func Open(o Options) (*Store, error) {
 		WithMemTableSize(16 << 20).WithNumMemtables(2).
 		WithValueLogFileSize(16 << 20).
 		WithBlockCacheSize(16 << 20).WithIndexCacheSize(8 << 20).
-		WithNumCompactors(2).
 		WithCompression(options.Snappy).
 		WithNumVersionsToKeep(1).
 		WithDetectConflicts(false). // one goroutine writes

@@ -42,6 +42,11 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestMultipath has a host at two access points of one node, between which its path moves.
+func TestMultipath(t *testing.T) {
+	run(t, guestCase{script: "multipath.sh", target: "mooring"})
+}
+
 func (m *machine) discovery(t *testing.T) {
 	var log struct {
 		Genctr  int

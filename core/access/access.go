@@ -56,7 +56,7 @@ type Options struct {
 	Meta        Meta
 	ExtentBytes int64         // a power of two
 	BounceBytes int64         // core memory for sub-block and compare commands; 0: 64 MiB
-	HoldFor     time.Duration // how long a command waits for a lease; 0: 10 s
+	HoldFor     time.Duration // how long a command waits for a lease, or for a path to move; 0: 10 s
 	Incarnation uint64        // of this life of the core; ring incarnations grow from it
 	// LossTold hears, on a control goroutine, that a host's Flush has failed because of a
 	// volume's losses up to that count. nil: nobody.
@@ -92,8 +92,9 @@ type Access struct {
 	stores    []*extent.Store
 	submitted bool // something went to a store since kick began
 	bounces   bounces
-	runq      opList // to go on with in the next turn
-	held      opList // waiting for the lease
+	runq      opList              // to go on with in the next turn
+	held      opList              // waiting for the lease
+	doors     map[*grant]struct{} // where commands wait
 	ticking   bool
 	backlog   []func() // control work that found the channel full
 }
@@ -108,7 +109,7 @@ func New(o Options) *Access {
 	}
 	a := &Access{
 		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored, lossTold: o.LossTold,
-		work: make(chan func(), 1024), clients: map[*Client]struct{}{}, volumes: map[uuid.UUID]*Volume{},
+		work: make(chan func(), 1024), clients: map[*Client]struct{}{}, volumes: map[uuid.UUID]*Volume{}, doors: map[*grant]struct{}{},
 		bounces: bounces{limit: o.BounceBytes},
 	}
 	a.incarnation.Store(o.Incarnation << 16)
@@ -496,7 +497,7 @@ func (a *Access) hold(o *op) {
 	a.tick()
 }
 
-// tick looks after held commands every 50 ms while there are any.
+// tick looks after held commands, and those at doors, every 50 ms while there are any.
 func (a *Access) tick() {
 	if a.ticking {
 		return
@@ -519,7 +520,8 @@ func (a *Access) releaseHeld() {
 		}
 		o = next
 	}
-	if a.held.n > 0 {
+	a.expireDoors()
+	if a.held.n > 0 || len(a.doors) > 0 {
 		a.tick()
 	}
 }

@@ -219,7 +219,7 @@ func TestClose(t *testing.T) {
 	if err := <-result; !errors.Is(err, context.Canceled) {
 		t.Fatalf("Close returned %v with a command at the disk", err)
 	}
-	if _, err := p.client.Grant(r.ctx, v, Host{}, 1); !errors.Is(err, ErrStopped) {
+	if _, err := p.client.Grant(r.ctx, v, Host{}, Path{Epoch: 1}, nil); !errors.Is(err, ErrStopped) {
 		t.Errorf("Grant on a closing client: %v", err)
 	}
 	r.release()
@@ -324,7 +324,7 @@ func TestHostilePlugin(t *testing.T) {
 	for name, spoil := range cases {
 		c, broken := r.newClient(name)
 		x := r.hostile(c)
-		good, err := c.Grant(r.ctx, v, Host{Name: name}, 1)
+		good, err := c.Grant(r.ctx, v, Host{Name: name}, Path{Epoch: 1}, nil)
 		r.must(err)
 		r.hold()
 		mine := p.start(block.OpWrite, h, 0, 512, pattern(512, 1))
@@ -517,15 +517,16 @@ func TestPathEpochFences(t *testing.T) {
 				var err error
 				if raise == "grant" {
 					var x Handle
-					x, err = other.client.Grant(r.ctx, v, Host{Protocol: meta.NVMe, Name: "host"}, 2)
+					x, err = other.client.Grant(r.ctx, v, Host{Protocol: meta.NVMe, Name: "host"}, Path{Epoch: 2}, nil)
 					later = block.Handle(x)
 				} else {
-					err = other.client.SetEpoch(r.ctx, Handle(later), 2)
+					err = other.client.SetPath(r.ctx, Handle(later), Path{Epoch: 2})
 				}
 				result <- err
 			}()
 			p.want("parked command of the former path", behind, block.StatusPathLost)
-			p.want("new command on the former path", p.start(block.OpWriteZeroes, h, testExtent, 4096, nil), block.StatusPathLost)
+			early := p.start(block.OpWriteZeroes, h, testExtent, 4096, nil)
+			r.atDoor(Handle(h), p.client, 1)
 			select {
 			case err := <-result:
 				t.Fatalf("raised (%v) with an older command at the disk", err)
@@ -542,7 +543,8 @@ func TestPathEpochFences(t *testing.T) {
 			if _, s := p.read(h, 0, 512); s != block.StatusOK {
 				t.Errorf("read on the former path: %v", s)
 			}
-			r.must(p.client.SetEpoch(r.ctx, Handle(h), 2))
+			r.must(p.client.SetPath(r.ctx, Handle(h), Path{Epoch: 2}))
+			p.want("new command on the former path when that has caught up", early, block.StatusOK)
 			if s := p.write(h, 0, pattern(512, 4)); s != block.StatusOK {
 				t.Errorf("write on the path that has caught up: %v", s)
 			}

@@ -19,7 +19,7 @@ func TestNoAllocation(t *testing.T) {
 		c, _ := r.newClient("p")
 		end := r.attach(c, 8, 1<<20)
 		defer end.Close()
-		h, err := c.Grant(r.ctx, v, Host{}, 1)
+		h, err := c.Grant(r.ctx, v, Host{}, Path{Epoch: 1}, nil)
 		r.must(err)
 		n, bell := uint64(0), []unix.PollFd{{Fd: int32(end.DoorbellFD()), Events: unix.POLLIN}}
 		run := func(op ring.Op) func() {

@@ -159,7 +159,7 @@ func (r *benchRig) newClient(b *testing.B, name string) (*Client, *ring.CoreEnd,
 	if _, err := c.OpenRings(ctx, Rings{Threads: 1, Entries: benchEntries, PoolBytes: 64 << 20}, func(ring.Descriptors) error { return nil }); err != nil {
 		b.Fatal(err)
 	}
-	h, err := c.Grant(ctx, r.volume, Host{}, 1)
+	h, err := c.Grant(ctx, r.volume, Host{}, Path{Epoch: 1}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -38,11 +38,15 @@ type grant struct {
 	client            *Client
 	vol               *Volume
 	host              Host
-	epoch             uint64
+	state             *hostState // shared by this host's grants of the volume
 	inflight          int
 	revoked           bool
 	drained           []chan struct{} // closed when revoked and nothing is under way
-	state             *hostState      // shared by this host's grants of the volume
+
+	path   Path
+	door   opList // what changes data and may not begin here now
+	asked  bool   // wanted was called
+	wanted func() // see Grant
 }
 
 // NewClient registers a plugin's life. broken is called once, on the reactor, if
@@ -116,18 +120,20 @@ func (c *Client) addPort(end *ring.CoreEnd) error {
 	return nil
 }
 
-// Grant gives the client a handle for a volume on behalf of one host. It returns when
-// everything that changes data and came from that host under a lower path epoch has
-// ended; what of it was parked is answered with PathLost.
-func (c *Client) Grant(ctx context.Context, v *Volume, h Host, epoch uint64) (Handle, error) {
+// Grant gives the client a handle for a volume on behalf of one host, whose path is p. It
+// returns when everything that changes data and came from that host under a lower path
+// epoch has ended; what of it was parked is answered with PathLost. wanted is called on the
+// reactor, and must not block, when commands begin to wait for the path to be moved to a
+// standby; see Wanted.
+func (c *Client) Grant(ctx context.Context, v *Volume, h Host, p Path, wanted func()) (Handle, error) {
 	var g *grant
 	var older <-chan struct{}
 	if err := c.access.reactor.Do(ctx, func() {
 		if c.closing || c.faulty || v.closed {
 			return
 		}
-		g = &grant{client: c, vol: v, host: h, state: v.host(h), epoch: epoch, generation: 1}
-		older = v.raise(g.state, epoch)
+		g = &grant{client: c, vol: v, host: h, state: v.host(h), path: p, wanted: wanted, generation: 1}
+		older = v.raise(g.state, p.Epoch)
 		if n := len(c.idle); n > 0 {
 			g.index = c.idle[n-1]
 			c.idle = c.idle[:n-1]
@@ -150,28 +156,6 @@ func (c *Client) Grant(ctx context.Context, v *Volume, h Host, epoch uint64) (Ha
 		return Handle{}, fmt.Errorf("commands of a former path do not end: %w", err)
 	}
 	return out, nil
-}
-
-// SetEpoch moves a handle to a new path epoch, with its host's path. Like Grant it
-// waits for what came under a lower one; until it returns, commands that change data
-// are answered with PathLost.
-func (c *Client) SetEpoch(ctx context.Context, h Handle, epoch uint64) error {
-	var older <-chan struct{}
-	if err := c.access.reactor.Do(ctx, func() {
-		if g := c.find(h); g != nil && epoch > g.epoch {
-			older = g.vol.raise(g.state, epoch)
-		}
-	}); err != nil || older == nil {
-		return err
-	}
-	if err := c.access.reactor.wait(ctx, older); err != nil {
-		return fmt.Errorf("commands of a former path do not end: %w", err)
-	}
-	return c.access.reactor.Do(ctx, func() {
-		if g := c.find(h); g != nil {
-			g.epoch = max(g.epoch, epoch)
-		}
-	})
 }
 
 // Revoke voids handles: parked commands are answered with PathLost, those at a disk

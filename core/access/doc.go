@@ -17,11 +17,14 @@
 //
 // # The life of a command
 //
-// A command enters by its port, which copies and checks its entry. From then on it
-// is at a store, or parked in exactly one list: behind an overlapping command, for an
-// extent, for bounce memory, for the lease, or for the next turn. A parked command
-// holds nothing at a disk, so it can be dropped at any moment, by an abort, a revoked
-// handle, a higher path epoch or the end of its client. Whatever ends its wait moves it
-// to the list for the next turn, where path epoch, reservation and lease are looked at
-// again before it goes on; nothing goes on from within another command's completion.
+// A command enters by its port, which copies and checks its entry. If it changes data and
+// came to an access point that is not its host's optimized one, it waits at the door of its
+// grant, where it counts for nothing else, until the path is moved there; only then does it
+// begin, under the epoch that the path has by then. From then on it is at a store, or parked
+// in exactly one list: behind an overlapping command, for an extent, for bounce memory, for
+// the lease, or for the next turn. A parked command holds nothing at a disk, so it can be
+// dropped at any moment, by an abort, a revoked handle, the end of its client or, once it
+// has begun, a higher path epoch. Whatever ends its wait moves it to the list for the next
+// turn, where path epoch, reservation and lease are looked at again before it goes on;
+// nothing goes on from within another command's completion.
 package access

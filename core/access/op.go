@@ -41,11 +41,12 @@ type op struct {
 	holds      bool // reads before it writes
 	hold       span // the blocks it changes
 	active     bool
+	begun      bool // it was let in, and counts for the volume
 	seq        uint64
-	epoch      uint64 // path epoch under which it entered
+	epoch      uint64 // path epoch under which it began
 
-	// Where it waits: behind another command, for an extent, for bounce memory, for the
-	// lease, or for the next turn; nil: it does not wait, or waits for a store.
+	// Where it waits: at its grant's door, behind another command, for an extent, for bounce
+	// memory, for the lease, or for the next turn; nil: it does not wait, or waits for a store.
 	parked        *opList
 	before, after *op
 
@@ -82,7 +83,17 @@ func (o *op) fail(s ring.Status, info int64) {
 // reservation and lease are looked at here, not only when it entered.
 func (o *op) resume() {
 	v := o.vol
+	if !o.begun {
+		v.begin(o)
+		return
+	}
 	o.fail(v.permitted(o), 0)
+	o.proceed()
+}
+
+// proceed goes on with o, which is permitted or has failed.
+func (o *op) proceed() {
+	v := o.vol
 	switch {
 	case o.status != ring.StatusOK:
 		o.finish()

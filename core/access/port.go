@@ -69,7 +69,7 @@ func (p *port) admit(e *ring.Entry) error {
 	now := p.access.reactor.now()
 	*o = op{
 		more: o.more,
-		port: p, grant: g, vol: g.vol, epoch: g.epoch, tag: e.Tag, kind: e.Op, fua: e.Flags&ring.FlagFUA != 0,
+		port: p, grant: g, vol: g.vol, tag: e.Tag, kind: e.Op, fua: e.Flags&ring.FlagFUA != 0,
 		buf:       p.pool[e.PoolOffset : e.PoolOffset+uint64(e.PoolLength)],
 		submitted: now, taken: now,
 	}

@@ -295,13 +295,16 @@ func (r *rig) settled(volumes ...*Volume) {
 				}
 			}
 		}
-		free := int64(0)
+		free, doors := int64(0), 0
+		for g := range a.doors {
+			doors += g.door.n
+		}
 		for c, class := range a.bounces.classes {
 			free += int64(len(class)) * int64(blockBytes<<c)
 		}
-		if a.runq.n != 0 || a.held.n != 0 || a.bounces.waiting.n != 0 || free != a.bounces.used {
-			r.t.Errorf("%d commands wait for a turn, %d for the lease, %d for memory, of which %d of %d bytes are free",
-				a.runq.n, a.held.n, a.bounces.waiting.n, free, a.bounces.used)
+		if a.runq.n != 0 || a.held.n != 0 || a.bounces.waiting.n != 0 || doors != 0 || free != a.bounces.used {
+			r.t.Errorf("%d commands wait for a turn, %d for the lease, %d at doors, %d for memory, of which %d of %d bytes are free",
+				a.runq.n, a.held.n, doors, a.bounces.waiting.n, free, a.bounces.used)
 		}
 		for c := range a.clients {
 			for _, g := range c.grants {
@@ -384,7 +387,7 @@ func (r *rig) plugin(name string) *plugin {
 
 func (p *plugin) grant(v *Volume, host string, epoch uint64) block.Handle {
 	p.r.t.Helper()
-	h, err := p.client.Grant(p.r.ctx, v, Host{Protocol: meta.NVMe, Name: host}, epoch)
+	h, err := p.client.Grant(p.r.ctx, v, Host{Protocol: meta.NVMe, Name: host}, Path{Epoch: epoch}, nil)
 	if err != nil {
 		p.r.t.Fatal(err)
 	}

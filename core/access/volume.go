@@ -43,8 +43,8 @@ type Volume struct {
 	stores    []*extent.Store // those that hold extents of it
 	missing   int             // extents whose store is not here
 	order     order
-	hosts     map[Host]*hostState
-	guard     Guard // nil: no reservation
+	hosts     map[Host]*hostState // by protocol and name
+	guard     Guard               // nil: no reservation
 
 	users     int // grants
 	inflight  int // commands
@@ -107,15 +107,31 @@ type fence struct {
 
 // enter takes a validated entry and starts it, or answers it at once.
 func (v *Volume) enter(o *op, e *ring.Entry) {
+	o.grant.inflight++
+	o.fail(v.check(o, e), 0)
+	v.begin(o)
+}
+
+// begin lets o in, under the path epoch of now, or has it wait at its grant's door. What
+// waits there counts for nothing but its grant: no fence waits for it, and a higher epoch
+// does not end it, since the host has not given it up.
+func (v *Volume) begin(o *op) {
+	o.fail(v.permitted(o), 0)
+	if o.range_.to > v.size { // it shrank meanwhile
+		o.fail(ring.StatusOutOfRange, 0)
+	}
+	if o.status == ring.StatusOK && o.changes() && !o.grant.open() {
+		o.grant.await(o)
+		return
+	}
+	o.begun, o.epoch = true, o.grant.path.Epoch
 	o.seq = v.seq
 	v.seq++
 	v.inflight++
-	o.grant.inflight++
 	if o.changes() {
 		o.grant.state.changing++
 	}
-	o.fail(v.check(o, e), 0)
-	o.resume()
+	o.proceed()
 }
 
 // check is everything that a host can get wrong.
@@ -142,7 +158,7 @@ func (v *Volume) check(o *op, e *ring.Entry) ring.Status {
 // permitted checks what depends on who asks: grant, path epoch and reservation.
 func (v *Volume) permitted(o *op) ring.Status {
 	changes := o.changes()
-	if o.grant.revoked || (changes && o.epoch < o.grant.state.epoch) {
+	if o.grant.revoked || o.grant.path.State == PathInaccessible || (o.begun && changes && o.epoch < o.grant.state.epoch) {
 		return ring.StatusPathLost
 	}
 	if v.guard == nil {
@@ -157,13 +173,15 @@ func (v *Volume) permitted(o *op) ring.Status {
 
 // left is called when o has ended.
 func (v *Volume) left(o *op) {
-	v.inflight--
-	var host *hostState
-	if o.changes() {
-		host = o.grant.state
-		host.changing--
+	if o.begun {
+		v.inflight--
+		var host *hostState
+		if o.changes() {
+			host = o.grant.state
+			host.changing--
+		}
+		v.passFences(o.seq, host)
 	}
-	v.passFences(o.seq, host)
 	o.grant.inflight--
 	o.grant.settled()
 }
@@ -210,7 +228,7 @@ func (v *Volume) raise(h *hostState, epoch uint64) <-chan struct{} {
 		for c := range v.access.clients {
 			for _, p := range c.ports {
 				for _, o := range p.inflight {
-					if o != nil && o.parked != nil && o.grant.state == h && v.permitted(o) == ring.StatusPathLost {
+					if o != nil && o.parked != nil && o.begun && o.grant.state == h && v.permitted(o) == ring.StatusPathLost {
 						o.drop(ring.StatusPathLost)
 					}
 				}
@@ -337,7 +355,10 @@ func (v *Volume) Told(ctx context.Context, h Host, losses uint64) error {
 	})
 }
 
+// host is what is known of a host by its name: a machine that comes back with another
+// host identifier is the same one, and must not meet what it sent before.
 func (v *Volume) host(h Host) *hostState {
+	h.ID = meta.UID{}
 	s := v.hosts[h]
 	if s == nil {
 		s = &hostState{settled: v.fenced(&hostState{})}

@@ -26,9 +26,13 @@ type association struct {
 	since       time.Time
 
 	mu     sync.Mutex
-	grants map[meta.NSID]*grant // guarded by mu
-	ended  bool                 // guarded by mu
+	grants map[meta.NSID]*grant   // guarded by mu
+	ended  bool                   // guarded by mu
+	wants  map[meta.NSID]struct{} // whose path the host's writes want here; guarded by mu
+	moving bool                   // a goroutine is at them; guarded by mu
 }
+
+func (a *association) pair() pair { return pairOf(a.host, a.subsystem) }
 
 // grant is one namespace of an association.
 type grant struct {
@@ -111,10 +115,11 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 	if host.Protocol == meta.NVMe && !sub.Allows(host.Name) {
 		return nil, &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, "the host is not allowed: mooring host allow " + sub.NQN + " " + host.Name}
 	}
-	lock := s.pairLock(pair{host, sub.NQN})
+	p := pairOf(host, sub.NQN)
+	lock := s.pairLock(p)
 	lock.Lock()
 	defer lock.Unlock()
-	for _, old := range s.of(host, sub.NQN) {
+	for _, old := range s.of(p) {
 		if old.accessPoint == r.AccessPointId {
 			if err := s.endLocked(ctx, old, false, "the host began a new association"); err != nil {
 				return nil, err
@@ -122,7 +127,8 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 		}
 	}
 	a := &association{
-		life: l, host: host, subsystem: sub.NQN, accessPoint: r.AccessPointId, peer: r.Peer, since: time.Now(), grants: map[meta.NSID]*grant{},
+		life: l, host: host, subsystem: sub.NQN, accessPoint: r.AccessPointId, peer: r.Peer, since: time.Now(),
+		grants: map[meta.NSID]*grant{}, wants: map[meta.NSID]struct{}{},
 	}
 	if err := s.number(a, r.ControllerId); err != nil {
 		return nil, err
@@ -153,7 +159,7 @@ func (s *Service) admit(ctx context.Context, a *association) error {
 	}
 	v, err := s.read(ctx)
 	if err == nil {
-		_, err = s.settle(ctx, a, v)
+		err = s.settleNew(ctx, a, v)
 	}
 	if err != nil {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
@@ -205,13 +211,13 @@ func (s *Service) forget(a *association) {
 	s.ids.Give(a.subsystem, a.controller)
 }
 
-// of lists the living associations of a host with a subsystem.
-func (s *Service) of(h access.Host, nqn string) []*association {
+// of lists the living associations of a pair.
+func (s *Service) of(p pair) []*association {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*association
 	for _, a := range s.assocs {
-		if a.host == h && a.subsystem == nqn {
+		if a.pair() == p {
 			out = append(out, a)
 		}
 	}
@@ -230,7 +236,7 @@ func (l *life) Dissociate(ctx context.Context, r *proto.DissociateRequest) (*pro
 // end ends an association and returns when nothing of it is under way. With a
 // reason, the plugin is told.
 func (s *Service) end(ctx context.Context, a *association, clean bool, reason string) error {
-	lock := s.pairLock(pair{a.host, a.subsystem})
+	lock := s.pairLock(a.pair())
 	lock.Lock()
 	defer lock.Unlock()
 	return s.endLocked(ctx, a, clean, reason)

@@ -63,9 +63,9 @@ func (s *Service) once(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	var all []*association
+	pairs := map[pair]struct{}{}
 	for _, a := range s.assocs {
-		all = append(all, a)
+		pairs[a.pair()] = struct{}{}
 	}
 	var lives []*life
 	for l := range s.lives {
@@ -75,35 +75,92 @@ func (s *Service) once(ctx context.Context) error {
 	for _, l := range lives {
 		l.tellExports()
 	}
-	for _, a := range all {
-		if sub := v.subsystems[a.subsystem]; sub == nil || (a.host.Protocol == meta.NVMe && !sub.Allows(a.host.Name)) {
-			if err := s.end(ctx, a, false, "the host is not allowed any more"); err != nil {
-				s.log.Error("association does not end", "host", a.host.Name, "error", err)
-			}
-			continue
-		}
-		changed, err := s.settleOne(ctx, a, v)
-		if err != nil {
-			s.log.Error("grants of a host cannot be settled", "host", a.host.Name, "subsystem", a.subsystem, "error", err)
-		}
-		if changed {
-			a.life.tellGrants(a)
-		}
+	for p := range pairs {
+		s.settlePair(ctx, p, v)
 	}
 	return nil
 }
 
-func (s *Service) settleOne(ctx context.Context, a *association, v *view) (bool, error) {
-	lock := s.pairLock(pair{a.host, a.subsystem})
+// settlePair brings a host's associations with a subsystem in line.
+func (s *Service) settlePair(ctx context.Context, p pair, v *view) {
+	lock := s.pairLock(p)
 	lock.Lock()
 	defer lock.Unlock()
-	a.mu.Lock()
-	ended := a.ended
-	a.mu.Unlock()
-	if ended {
-		return false, nil
+	if err := s.settleLocked(ctx, p, v); err != nil && ctx.Err() == nil {
+		s.log.Error("grants of a host cannot be settled", "host", p.host.Name, "subsystem", p.subsystem, "error", err)
 	}
-	return s.settle(ctx, a, v)
+}
+
+// settleLocked is settlePair for who holds the pair's lock. What fails for one association
+// does not stop the others.
+func (s *Service) settleLocked(ctx context.Context, p pair, v *view) error {
+	all := s.of(p)
+	if len(all) == 0 {
+		return nil
+	}
+	var failed []error
+	if sub := v.subsystems[p.subsystem]; sub == nil || (p.host.Protocol == meta.NVMe && !sub.Allows(p.host.Name)) {
+		for _, a := range all {
+			failed = append(failed, s.endLocked(ctx, a, false, "the host is not allowed any more"))
+		}
+		return errors.Join(failed...)
+	}
+	paths, err := s.place(ctx, p)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		if a.leave(paths) {
+			a.life.tellGrants(a)
+		}
+	}
+	for _, a := range all {
+		changed, err := s.settle(ctx, a, v, paths)
+		if changed {
+			a.life.tellGrants(a)
+		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// settleNew gives an association that is just beginning its first grants.
+func (s *Service) settleNew(ctx context.Context, a *association, v *view) error {
+	paths, err := s.place(ctx, a.pair())
+	if err == nil {
+		_, err = s.settle(ctx, a, v, paths)
+	}
+	return err
+}
+
+// place returns a host's paths, which are decided now if there are none, by NSID.
+func (s *Service) place(ctx context.Context, p pair) (map[meta.NSID]meta.Path, error) {
+	placed, err := s.Paths.Place(ctx, p.subsystem, p.host)
+	if err != nil {
+		return nil, err
+	}
+	paths := make(map[meta.NSID]meta.Path, len(placed))
+	for _, x := range placed {
+		paths[x.Key.NSID] = x
+	}
+	return paths, nil
+}
+
+// leave shows the namespaces whose path is about to be taken away from a as changing, and
+// says whether there are any.
+func (a *association) leave(paths map[meta.NSID]meta.Path) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed := false
+	for nsid, g := range a.grants {
+		p := paths[nsid]
+		if g.state == proto.AnaState_ANA_OPTIMIZED && p.Epoch > g.epoch && path.StateAt(p, a.accessPoint) != path.Optimized {
+			g.state = proto.AnaState_ANA_CHANGE
+			g.changes++
+			changed = true
+		}
+	}
+	return changed
 }
 
 // resize makes open volumes as large as Meta says. They are made smaller by whoever
@@ -138,8 +195,8 @@ func (s *Service) resize(ctx context.Context, v *view) error {
 
 // settle brings an association's grants in line: handles for the namespaces that
 // the host sees, with the state and epoch of its paths. The caller holds the pair's
-// lock. It says whether anything changed.
-func (s *Service) settle(ctx context.Context, a *association, v *view) (changed bool, err error) {
+// lock, since before the paths were read. It says whether anything changed.
+func (s *Service) settle(ctx context.Context, a *association, v *view, paths map[meta.NSID]meta.Path) (changed bool, err error) {
 	sub := v.subsystems[a.subsystem]
 	if sub == nil {
 		return false, fmt.Errorf("subsystem %s: %w", a.subsystem, meta.ErrNotFound)
@@ -149,14 +206,6 @@ func (s *Service) settle(ctx context.Context, a *association, v *view) (changed 
 		if a.host.Protocol != meta.NVMe || n.VisibleHost(a.host.Name) {
 			want = append(want, n)
 		}
-	}
-	placed, err := s.Paths.Place(ctx, a.subsystem, a.host)
-	if err != nil {
-		return false, err
-	}
-	paths := map[meta.NSID]meta.Path{}
-	for _, p := range placed {
-		paths[p.Key.NSID] = p
 	}
 	gone := a.missing(want)
 	if len(gone) > 0 {
@@ -196,7 +245,16 @@ func (a *association) missing(want []namespace) []access.Handle {
 
 // grant gives a a handle for n, or brings the one it has up to date.
 func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta.Path) (bool, error) {
-	state := proto.AnaState(path.StateAt(p, a.accessPoint)) // both have NVMe's numbers
+	at := path.StateAt(p, a.accessPoint)
+	state := proto.AnaState(at) // both have NVMe's numbers
+	here := access.Path{Epoch: uint64(p.Epoch), State: access.PathInaccessible}
+	switch at {
+	case path.Optimized:
+		here.State = access.PathOptimized
+	case path.NonOptimized:
+		here.State = access.PathStandby
+	case path.Inaccessible, path.Change:
+	}
 	a.mu.Lock()
 	g := a.grants[n.NSID]
 	a.mu.Unlock()
@@ -214,7 +272,7 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 				return false, err
 			}
 		}
-		h, err := a.life.client.Grant(ctx, vol, a.host, uint64(p.Epoch))
+		h, err := a.life.client.Grant(ctx, vol, a.host, here, func() { s.wanted(a, n.NSID) })
 		if err != nil {
 			return false, err
 		}
@@ -223,22 +281,20 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 		a.mu.Unlock()
 		return true, nil
 	}
-	changed := false
-	if p.Epoch > g.epoch {
-		if err := a.life.client.SetEpoch(ctx, g.handle, uint64(p.Epoch)); err != nil {
-			return false, err
-		}
-		changed = true
+	if p.Epoch == g.epoch && state == g.state {
+		return false, nil
+	}
+	if err := a.life.client.SetPath(ctx, g.handle, here); err != nil {
+		return false, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	g.epoch = max(g.epoch, p.Epoch)
+	g.epoch = p.Epoch
 	if state != g.state {
 		g.state = state
 		g.changes++
-		changed = true
 	}
-	return changed, nil
+	return true, nil
 }
 
 // open opens a volume with its present reservation.

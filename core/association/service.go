@@ -55,29 +55,34 @@ type Service struct {
 
 	poke chan chan struct{} // to the reconciler; the channel inside, if any, is closed when it has run
 	done chan struct{}
+	life context.Context // ends with Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 }
 
-// pair is a host and a subsystem: beginnings and ends of its associations run one
-// at a time.
+// pair is a host, by protocol and name, and a subsystem: beginnings and ends of its
+// associations, and changes of its paths, run one at a time.
 type pair struct {
 	host      access.Host
 	subsystem string
 }
 
+func pairOf(h access.Host, nqn string) pair {
+	return pair{access.Host{Protocol: h.Protocol, Name: h.Name}, nqn}
+}
+
 // New starts a Service.
 func New(o Options) *Service {
-	ctx, cancel := context.WithCancel(context.Background())
 	s := &Service{
 		Options: o, log: o.Logger.Named("association"), lives: map[*life]struct{}{}, assocs: map[uint64]*association{},
-		ids: meta.NewControllerIDs(o.Node), busy: map[pair]*sync.Mutex{}, poke: make(chan chan struct{}), done: make(chan struct{}), stop: cancel,
+		ids: meta.NewControllerIDs(o.Node), busy: map[pair]*sync.Mutex{}, poke: make(chan chan struct{}), done: make(chan struct{}),
 	}
-	s.wg.Go(func() { s.reconcile(ctx) })
+	s.life, s.stop = context.WithCancel(context.Background())
+	s.wg.Go(func() { s.reconcile(s.life) })
 	return s
 }
 
-// Close ends the reconciler. Plugins must have been detached.
+// Close ends the reconciler and what moves paths. Plugins must have been detached.
 func (s *Service) Close() {
 	s.stop()
 	s.wg.Wait()

@@ -186,29 +186,44 @@ func (m *Meta) liveSessions(ctx context.Context) (map[SessionID]bool, error) {
 
 // Path returns one path, or ErrNotFound before it was placed.
 func (m *Meta) Path(ctx context.Context, k PathKey) (Path, error) {
-	a, err := m.associations(ctx, k.Subsystem, k.Host)
-	if err != nil {
-		return Path{}, err
-	}
-	p, _, err := load[Path](ctx, m, keyPath(k))
+	var p Path
+	raises, err := m.amongRaises(ctx, k.Subsystem, k.Host, func() (err error) {
+		p, _, err = load[Path](ctx, m, keyPath(k))
+		return err
+	})
 	if err != nil {
 		return p, fmt.Errorf("path of %s: %w", k, err)
 	}
-	p.Epoch = p.Moves + a.Raises
+	p.Epoch = p.Moves + raises
 	return p, nil
+}
+
+// amongRaises runs read while a host's raises do not change, and returns them. Raises and
+// moves of different moments would add up to the epoch of another path.
+func (m *Meta) amongRaises(ctx context.Context, nqn string, h HostID, read func() error) (PathEpoch, error) {
+	before, err := m.associations(ctx, nqn, h)
+	for err == nil {
+		if err = read(); err != nil {
+			break
+		}
+		var after Associations
+		if after, err = m.associations(ctx, nqn, h); err == nil && after.Raises == before.Raises {
+			break
+		}
+		before = after
+	}
+	return before.Raises, err
 }
 
 // HostPaths returns the paths of one host to a subsystem by NSID.
 func (m *Meta) HostPaths(ctx context.Context, nqn string, h HostID) ([]Path, error) {
-	// The raises first: an epoch that is too low is refused, one too high would fence
-	// what it should not.
-	a, err := m.associations(ctx, nqn, h)
-	if err != nil {
-		return nil, err
-	}
-	paths, err := list[Path](ctx, m, keyPaths(nqn, h))
+	var paths []Path
+	raises, err := m.amongRaises(ctx, nqn, h, func() (err error) {
+		paths, err = list[Path](ctx, m, keyPaths(nqn, h))
+		return err
+	})
 	for i := range paths {
-		paths[i].Epoch = paths[i].Moves + a.Raises
+		paths[i].Epoch = paths[i].Moves + raises
 	}
 	return paths, err
 }

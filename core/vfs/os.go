@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +40,7 @@ func (osFS) OpenFile(path string, opt OpenOptions) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	of := &osFile{f: f, fd: int32(f.Fd()), direct: direct}
+	of := &osFile{f: f, fd: int32(f.Fd()), direct: direct, readOnly: opt.ReadOnly}
 	if err := of.prepare(path, opt.Lock); err != nil {
 		_ = f.Close()
 		return nil, err
@@ -115,16 +117,18 @@ func (osFS) Free(path string) (int64, error) {
 
 // osFile is a file of the operating system. fd is f's, kept so that the hot path does not ask for it.
 type osFile struct {
-	f      *os.File
-	fd     int32
-	direct bool
-	inline bool // calls never wait for a device: the queue's goroutine makes them itself
+	f        *os.File
+	fd       int32
+	direct   bool
+	inline   bool // calls never wait for a device: the queue's goroutine makes them itself
+	readOnly bool
+	mapped   []byte // of an inline file that was read through the queue; the queue's goroutine only, until Close
 }
 
 func (f *osFile) ReadAt(b []byte, off int64) (int, error)  { return f.f.ReadAt(b, off) }
 func (f *osFile) WriteAt(b []byte, off int64) (int, error) { return f.f.WriteAt(b, off) }
 func (f *osFile) Direct() bool                             { return f.direct }
-func (f *osFile) Close() error                             { return f.f.Close() }
+func (f *osFile) Close() error                             { return errors.Join(f.unmap(), f.f.Close()) }
 
 func (f *osFile) Sync() error { return retryEINTR(func() error { return unix.Fdatasync(int(f.fd)) }) }
 
@@ -178,32 +182,85 @@ func perform(op *Op) error {
 	}
 }
 
-// performInline is perform for files whose calls never wait for a device; it does without the bookkeeping of package os.
+// performInline is perform for files whose calls never wait for a device. As far as the file has been mapped it copies;
+// elsewhere it makes the call without the bookkeeping of package os and of the scheduler.
 func performInline(f *osFile, op *Op) error {
+	end := op.Off + int64(len(op.Buf))
 	switch op.Kind {
-	case OpRead, OpWrite:
+	case OpRead:
+		if end > int64(len(f.mapped)) {
+			if err := f.remap(); err != nil {
+				return err
+			}
+		}
+		if end > int64(len(f.mapped)) {
+			return io.ErrUnexpectedEOF
+		}
+		return copyMapped(op.Buf, f.mapped[op.Off:end])
+	case OpWrite:
+		if end > int64(len(f.mapped)) || f.readOnly {
+			return f.write(op.Buf, op.Off)
+		}
+		return copyMapped(f.mapped[op.Off:end], op.Buf)
 	case OpSync:
 		return nil // what the page cache of a memory file system holds is all there is
 	default:
 		return perform(op)
 	}
-	for b, off := op.Buf, op.Off; len(b) > 0; {
-		var n int
-		var err error
-		if op.Kind == OpRead {
-			n, err = unix.Pread(int(f.fd), b, off)
-		} else {
-			n, err = unix.Pwrite(int(f.fd), b, off)
-		}
+}
+
+func (f *osFile) write(b []byte, off int64) error {
+	for len(b) > 0 {
+		n, _, errno := unix.RawSyscall6(unix.SYS_PWRITE64, uintptr(f.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(off), 0, 0)
 		switch {
-		case errors.Is(err, unix.EINTR):
+		case errno == unix.EINTR:
 			continue
-		case err != nil:
-			return os.NewSyscallError("pread/pwrite", err)
+		case errno != 0:
+			return os.NewSyscallError("pwrite", errno)
 		case n == 0:
 			return io.ErrUnexpectedEOF
 		}
 		b, off = b[n:], off+int64(n)
 	}
 	return nil
+}
+
+// copyMapped copies between memory and a mapping. If somebody has cut the file off, or there is no memory left for a
+// hole in it, that is an error and not the end of the process.
+func copyMapped(to, from []byte) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			err = os.NewSyscallError("access mapped file", unix.EFAULT)
+		}
+	}()
+	copy(to, from)
+	return nil
+}
+
+// remap maps the file as long as it is now.
+func (f *osFile) remap() error {
+	size, err := f.Size()
+	if err == nil {
+		err = f.unmap()
+	}
+	if err != nil || size == 0 {
+		return err
+	}
+	prot := unix.PROT_READ
+	if !f.readOnly {
+		prot |= unix.PROT_WRITE
+	}
+	if f.mapped, err = unix.Mmap(int(f.fd), 0, int(size), prot, unix.MAP_SHARED); err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	return nil
+}
+
+func (f *osFile) unmap() error {
+	m := f.mapped
+	if f.mapped = nil; m == nil {
+		return nil
+	}
+	return os.NewSyscallError("munmap", unix.Munmap(m))
 }

@@ -200,7 +200,6 @@ type benchCaller struct {
 	offset func() uint64
 	depth  int
 	left   int
-	free   []uint32 // tags, while none has been used yet
 	done   chan struct{}
 }
 

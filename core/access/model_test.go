@@ -163,6 +163,7 @@ func testModel(t *testing.T, seed uint64, o rigOptions) {
 		q := block.Request{Op: op, Volume: w.handles[i], Offset: uint64(s.from * bs), Length: uint64(s.n * bs)}
 		var data []byte
 		switch op {
+		case block.OpWriteZeroes, block.OpDiscard, block.OpVerify: // without data
 		case block.OpFlush:
 			q.Offset, q.Length, s.n = 0, 0, 0
 		case block.OpRead:

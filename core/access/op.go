@@ -66,6 +66,7 @@ func (o *op) changes() bool {
 	switch o.kind {
 	case ring.OpWrite, ring.OpWriteZeroes, ring.OpDiscard, ring.OpCompareAndWrite:
 		return true
+	case ring.OpRead, ring.OpFlush, ring.OpCompare, ring.OpVerify:
 	}
 	return false
 }
@@ -331,6 +332,7 @@ func (o *op) nextChunk() {
 			return
 		}
 		o.transfer(extent.OpZero, c, nil)
+	case ring.OpRead, ring.OpWrite, ring.OpFlush, ring.OpCompare, ring.OpCompareAndWrite: // done in one
 	}
 }
 

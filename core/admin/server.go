@@ -508,8 +508,9 @@ func kindName(k proto.Kind) string {
 		return "data"
 	case proto.Kind_KIND_POLICY:
 		return "policy"
+	default:
+		return "unknown"
 	}
-	return "unknown"
 }
 
 func (s *Server) addPlugin(r *http.Request) (any, error) {

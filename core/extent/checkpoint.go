@@ -107,6 +107,7 @@ func (s *Store) stepCheckpoint() {
 		s.startSync()
 	case ckptWrite:
 		s.writePages()
+	case ckptIdle, ckptSync, ckptPublish: // nothing to do, or a sync goes on with it
 	}
 }
 

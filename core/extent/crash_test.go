@@ -75,7 +75,6 @@ type world struct {
 	promise promise
 	pending int
 	nextID  uint32
-	corrupt bool
 }
 
 func testSeed(t *testing.T) uint64 {

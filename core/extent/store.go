@@ -206,12 +206,11 @@ func (s *Store) Submit(io *IO) {
 	case OpFlush:
 		s.st.Flushes++
 		s.flush(io)
-	default:
-		switch io.Op {
-		case OpWrite:
+	case OpWrite, OpZero, OpClean:
+		if io.Op == OpWrite {
 			s.st.Writes++
 			s.st.WriteBytes += uint64(io.Blocks) * BlockSize
-		case OpZero:
+		} else if io.Op == OpZero {
 			s.st.Zeros++
 		}
 		if s.stalled.head != nil || !s.stage(io) {

@@ -145,6 +145,7 @@ func (s *Store) stage(io *IO) bool {
 	case OpClean:
 		putRecord(b.log[b.logLen:], recordClean, e.ref, io.Block, io.Blocks, 0)
 		b.logLen += recordHeaderSize
+	case OpRead, OpFlush: // never staged
 	}
 	io.newBlks, io.records[1] = fresh, b.logLen
 	if io.sync = io.Durable || e.unsynced > 0; io.sync {

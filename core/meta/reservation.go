@@ -236,6 +236,8 @@ func (r *Reservation) register(q ReserveRequest, told *[]Notification) ReserveRe
 			return ReserveConflict
 		}
 		r.remove(i, told)
+	default:
+		return ReserveInvalid
 	}
 	r.Generation++
 	return ReserveOK

@@ -332,6 +332,7 @@ func wellFormed(t *testing.T, q meta.ReserveRequest, r meta.Reservation) {
 		want = 0
 	case meta.WriteExclusiveAll, meta.ExclusiveAccessAll:
 		want = len(r.Registrants)
+	default:
 	}
 	if holders != want || (r.Type != meta.NoReservation && holders == 0) {
 		t.Fatalf("%+v left %q: %d holders", q, state(r), holders)

@@ -128,8 +128,9 @@ func decodeValue(t proto.AttributeType, v cty.Value) (any, error) {
 		return decodeSize(v)
 	case proto.AttributeType_ATTRIBUTE_TYPE_DURATION:
 		return decodeDuration(v)
+	default:
+		return nil, fmt.Errorf("the plugin declared the unknown type %d", t)
 	}
-	return nil, fmt.Errorf("the plugin declared the unknown type %d", t)
 }
 
 func decodeList(v cty.Value) (any, error) {

@@ -94,6 +94,7 @@ func (g change) over(older *change) {
 		if from < to {
 			clear(older.data[from-older.off : to-older.off])
 		}
+	case extend: // takes nothing
 	}
 }
 

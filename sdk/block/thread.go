@@ -246,6 +246,7 @@ func (t *Thread) Abort(r *Request) {
 	case inFlight:
 		a := &Request{Op: ring.OpAbort, state: waiting, target: r, targetSerial: r.serial}
 		t.waiting.pushFront(a)
+	case idle, ended: // nothing is left to abort
 	}
 }
 

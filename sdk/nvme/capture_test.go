@@ -160,9 +160,10 @@ func fabricsOf(t *testing.T, c *Command) interface{ Command() Command } {
 		return ParsePropertyGet(c)
 	case FabricsPropertySet:
 		return ParsePropertySet(c)
+	default:
+		t.Fatalf("Fabrics command %v", c.FabricsType())
+		return nil
 	}
-	t.Fatalf("Fabrics command %v", c.FabricsType())
-	return nil
 }
 
 // again parses one structure at the start of b, after checking that no shorter b will do.

@@ -41,6 +41,7 @@ func (s ANAState) Status() Status {
 		return StatusANAPersistentLoss
 	case ANAChange:
 		return StatusANATransition
+	case ANAOptimized, ANANonOptimized:
 	}
 	return StatusSuccess
 }

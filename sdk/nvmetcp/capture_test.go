@@ -181,9 +181,10 @@ func (c *conversation) parse(t *testing.T, r *capture.Record, h Header, data []b
 			t.Errorf("%s: %+v: %v, %v", r.Name, p, err, te)
 		}
 		return capture.Fields(p), c.controller.AppendData(nil, p)
+	default:
+		t.Fatalf("%s: PDU of type %v", r.Name, h.Type)
+		return nil, nil
 	}
-	t.Fatalf("%s: PDU of type %v", r.Name, h.Type)
-	return nil, nil
 }
 
 // commandFields are the fields of a command that say how its data travels.

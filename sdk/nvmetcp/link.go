@@ -132,6 +132,7 @@ func (l *Link) DataLen(h Header) uint32 {
 		return h.PLEN - TermReqSize
 	case noData:
 		return 0
+	case mayData, mustData:
 	}
 	if h.PLEN == uint32(l.HeaderLen(h)) {
 		return 0

@@ -155,6 +155,7 @@ func (e *Entry) checkRange(poolBytes int64) error {
 		want = e.Length
 	case OpCompareAndWrite:
 		want = 2 * min(e.Length, math.MaxInt64)
+	case OpFlush, OpWriteZeroes, OpDiscard, OpVerify:
 	}
 	switch {
 	case e.Target != 0:

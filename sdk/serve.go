@@ -78,7 +78,9 @@ func (s *Service) endWithCore() {
 	time.AfterFunc(goodbye, func() { os.Exit(code) }) // whatever Stop does
 	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
 	defer cancel()
-	s.stopData(ctx)
+	if err := s.stopData(ctx); err != nil {
+		s.log.Warn("the plugin did not stop in order", "error", err)
+	}
 	os.Exit(code)
 }
 

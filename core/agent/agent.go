@@ -57,7 +57,6 @@ type agent struct {
 	o       Options
 	log     hclog.Logger
 	started time.Time
-	lock    *os.File
 	temp    string // to be removed at the end
 	id      meta.Identity
 
@@ -97,7 +96,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func newAgent(o Options) (*agent, error) {
-	a := &agent{o: o, started: time.Now(), failed: make(chan error, 4), republish: make(chan struct{}, 1), cfg: o.Config}
+	a := &agent{o: o, started: time.Now(), republish: make(chan struct{}, 1), cfg: o.Config}
 	if o.Dev {
 		if err := a.devConfig(); err != nil {
 			return nil, err
@@ -137,9 +136,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 
 // live is one life, from start until something ends it.
 func (a *agent) live(ctx context.Context, undo *stack) error {
-	for len(a.failed) > 0 { // of a former life
-		<-a.failed
-	}
+	a.failed = make(chan error, 4) // of this life alone: those of a former one have been joined
 	if err := a.start(ctx, undo); err != nil {
 		return err
 	}

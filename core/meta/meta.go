@@ -235,15 +235,6 @@ func list[T any](ctx context.Context, m *Meta, prefix string) ([]T, error) {
 // errStop ends a Range early.
 var errStop = errors.New("stop")
 
-// any says whether there is a key under prefix.
-func (m *Meta) any(ctx context.Context, prefix string) (bool, error) {
-	err := m.st.Range(ctx, prefix, func(store.KV) error { return errStop })
-	if errors.Is(err, errStop) {
-		return true, nil
-	}
-	return false, err
-}
-
 // ---------------------------------------------------------------- transactions
 
 // txn gathers one transaction.

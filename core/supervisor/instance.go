@@ -267,7 +267,7 @@ func (s *Supervisor) end(i *instance) {
 	default:
 	}
 	if i.socket != nil {
-		i.socket.SetReadDeadline(time.Unix(1, 0)) // open until Detach
+		_ = i.socket.SetReadDeadline(time.Unix(1, 0)) // open until Detach
 	}
 	i.wg.Wait()
 	if i.process.started() {

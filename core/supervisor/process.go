@@ -151,7 +151,7 @@ func (p *process) reap() {
 		}
 	}
 	p.mu.Lock()
-	syscall.Kill(-pid, syscall.SIGKILL)
+	_ = syscall.Kill(-pid, syscall.SIGKILL)
 	p.gone = true
 	p.mu.Unlock()
 	p.waitErr = p.cmd.Wait()
@@ -160,7 +160,7 @@ func (p *process) reap() {
 	p.readers.Wait()
 	if cut.Stop() {
 		p.stderr.Close()
-		p.stdout.SetReadDeadline(time.Now().Add(grandchildGrace)) // go-plugin's
+		_ = p.stdout.SetReadDeadline(time.Now().Add(grandchildGrace)) // go-plugin's
 	}
 }
 
@@ -171,7 +171,7 @@ func (p *process) kill() {
 	defer p.mu.Unlock()
 	p.doomed = true
 	if p.pid != 0 && !p.gone {
-		syscall.Kill(-p.pid, syscall.SIGKILL)
+		_ = syscall.Kill(-p.pid, syscall.SIGKILL) // it is dead if it cannot be killed
 	}
 }
 

@@ -66,7 +66,7 @@ func hardenCore() error {
 		var now unix.Rlimit
 		if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &now) == nil {
 			now.Cur = now.Max
-			unix.Setrlimit(unix.RLIMIT_MEMLOCK, &now)
+			_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &now)
 		}
 	}
 	return nil

@@ -88,7 +88,7 @@ func tap(ctx context.Context, host net.Conn, target, path string) error {
 
 // pass copies until src ends, and ends dst then: what is kept is kept before it is passed on.
 func pass(dst, src net.Conn, keep io.Writer) {
-	io.Copy(dst, io.TeeReader(src, keep)) // an end is an end, whatever its reason
+	_, _ = io.Copy(dst, io.TeeReader(src, keep)) // an end is an end, whatever its reason
 	dst.Close()
 	src.Close()
 }

@@ -67,7 +67,7 @@ func (p *poller) remove(fd int) {
 	}
 	p.watches[fd] = nil
 	// An error means that the file is closed, and out of the set with that.
-	unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, fd, nil)
+	_ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
 // wait waits for events, ms milliseconds at most, for ever if negative.

@@ -19,7 +19,6 @@ type script struct {
 	in, out    nvmetcp.Link
 	req        nvmetcp.ICReq
 	resp       nvmetcp.ICResp
-	hdr, ddgst bool
 }
 
 // play opens a queue against a controller that answers ICReq with resp (nil: the default).

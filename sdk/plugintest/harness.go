@@ -196,7 +196,7 @@ func (l *life) serve(register func(*grpc.Server)) (dial func() (*grpc.ClientConn
 	server := grpc.NewServer(sdk.ServerOptions()...)
 	register(server)
 	l.servers = append(l.servers, server)
-	go server.Serve(listener)
+	go func() { _ = server.Serve(listener) }() // ends with Stop
 	return func() (*grpc.ClientConn, error) {
 		opts := append(sdk.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))

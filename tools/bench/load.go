@@ -20,8 +20,7 @@ type load struct {
 	QueueDepth int
 }
 
-func (l load) random() bool { return l.RW == "randread" || l.RW == "randwrite" }
-func (l load) reads() bool  { return l.RW == "randread" || l.RW == "read" }
+func (l load) reads() bool { return l.RW == "randread" || l.RW == "read" }
 
 // Sample is one measurement.
 type Sample struct {

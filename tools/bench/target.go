@@ -118,12 +118,15 @@ func (b *harness) startNode(ctx context.Context, parent string, volumes []volume
 		return nil, errors.Join(err, out.Close())
 	}
 	b.undo = append(b.undo, c.stop)
-	ready := make(chan error, 1)
+	ready := make(chan struct{}, 1)
 	go func() {
 		defer out.Close()
 		for s := bufio.NewScanner(out); s.Scan(); { // to the end, so that the agent can always write
 			if s.Text() == "mooring: ready" {
-				ready <- nil
+				select {
+				case ready <- struct{}{}:
+				default:
+				}
 			}
 		}
 	}()

@@ -332,8 +332,7 @@ func (r *run) verify(o *op, err error) {
 func (r *run) readBack(ctx context.Context) error {
 	p := ticker{run: r, start: r.loop.Now(), last: r.loop.Now(), phase: "read back"}
 	place, done := uint64(0), uint64(0)
-	var step func(o *op)
-	step = func(o *op) {
+	step := func(o *op) {
 		for place < r.places && r.slots[place].next == 0 {
 			place++
 		}

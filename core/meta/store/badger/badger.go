@@ -629,7 +629,7 @@ func (s *Store) fill(r *request) error {
 		err = b.Flush()
 	}
 	if err != nil {
-		s.fail(err) // half of it may be there: this store is not to be used
+		_ = s.fail(err) // half of it may be there: this store is not to be used
 	}
 	return err
 }

@@ -4,8 +4,9 @@ PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PLUGINS := $(notdir $(wildcard plugins/*))
+TOOL     = $(GO) tool -modfile=tools/dev/go.mod
 
-.PHONY: all build run test check check-quick unit race fuzz e2e bench install clean generate help deps
+.PHONY: all build run test check check-quick lint vuln unit race fuzz e2e bench install clean generate help deps
 
 all: build
 
@@ -25,10 +26,21 @@ test: deps build check unit race e2e ## everything that CI runs
 
 check-quick: build check unit ## the part of test that needs neither root nor QEMU
 
-check: ## formatting, vet, generated files, house rules
+check: lint ## formatting, vet, linters, house rules
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags e2e ./e2e/...
+
+# Only our own enumerations are held to account in a switch; a tag to abort is no operation of a volume.
+lint: ## staticcheck, lost errors, switches that miss a case, log calls that miss a value
+	$(TOOL) staticcheck ./...
+	$(TOOL) staticcheck -tags e2e ./e2e
+	$(TOOL) errcheck -ignoretests -exclude tools/dev/errcheck.txt ./...
+	$(TOOL) exhaustive -d -typeignore 'Errno$$|^reflect\.Kind$$|nvme\.Opcode$$' -constignore 'sdk/ring\.OpAbort$$' ./...
+	$(TOOL) loggercheck -rulefile tools/dev/loggercheck.txt -requirestringkey ./...
+
+vuln: ## known vulnerabilities in what we call (asks the network)
+	$(TOOL) govulncheck ./...
 
 # Built for all packages at once, run for one at a time: many tests run processes and
 # threads of their own, and their neighbours should not be what they time.

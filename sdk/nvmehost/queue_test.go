@@ -14,11 +14,11 @@ import (
 
 // script is a controller that a test plays by hand, one PDU after the other.
 type script struct {
-	t          *testing.T
-	conn       net.Conn
-	in, out    nvmetcp.Link
-	req        nvmetcp.ICReq
-	resp       nvmetcp.ICResp
+	t       *testing.T
+	conn    net.Conn
+	in, out nvmetcp.Link
+	req     nvmetcp.ICReq
+	resp    nvmetcp.ICResp
 }
 
 // play opens a queue against a controller that answers ICReq with resp (nil: the default).

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
 // Config is a valid configuration. Sizes are bytes; paths are absolute.
@@ -159,18 +160,21 @@ type logBlock struct {
 	Level string    `hcl:"level,optional"`
 	JSON  bool      `hcl:"json,optional"`
 	Range hcl.Range `hcl:",def_range"`
+	Body  hcl.Body  `hcl:",body"`
 }
 
 type adminBlock struct {
 	Socket  string    `hcl:"socket,optional"`
 	Metrics string    `hcl:"metrics,optional"`
 	Range   hcl.Range `hcl:",def_range"`
+	Body    hcl.Body  `hcl:",body"`
 }
 
 type limitsBlock struct {
 	HoldFor    string    `hcl:"hold_for,optional"`
 	SessionTTL string    `hcl:"session_ttl,optional"`
 	Range      hcl.Range `hcl:",def_range"`
+	Body       hcl.Body  `hcl:",body"`
 }
 
 type storeBlock struct {
@@ -179,6 +183,7 @@ type storeBlock struct {
 	Capacity string    `hcl:"capacity,optional"`
 	Media    string    `hcl:"media,optional"`
 	Range    hcl.Range `hcl:",def_range"`
+	Body     hcl.Body  `hcl:",body"`
 }
 
 type pluginBlock struct {
@@ -190,6 +195,7 @@ type pluginBlock struct {
 	User        string       `hcl:"user,optional"`
 	Config      *configBlock `hcl:"config,block"`
 	Range       hcl.Range    `hcl:",def_range"`
+	Body        hcl.Body     `hcl:",body"`
 }
 
 type configBlock struct {
@@ -200,6 +206,7 @@ type tenantBlock struct {
 	Name   string    `hcl:"name,label"`
 	Policy string    `hcl:"policy,optional"`
 	Range  hcl.Range `hcl:",def_range"`
+	Body   hcl.Body  `hcl:",body"`
 }
 
 type volumeBlock struct {
@@ -209,12 +216,14 @@ type volumeBlock struct {
 	BlockSize  int       `hcl:"block_size,optional"`
 	Durability string    `hcl:"durability,optional"`
 	Range      hcl.Range `hcl:",def_range"`
+	Body       hcl.Body  `hcl:",body"`
 }
 
 type hostBlock struct {
 	Name  string    `hcl:"name,label"`
 	NQN   string    `hcl:"nqn"`
 	Range hcl.Range `hcl:",def_range"`
+	Body  hcl.Body  `hcl:",body"`
 }
 
 type subsystemBlock struct {
@@ -225,6 +234,7 @@ type subsystemBlock struct {
 	Hosts        []string         `hcl:"hosts,optional"`
 	Namespaces   []namespaceBlock `hcl:"namespace,block"`
 	Range        hcl.Range        `hcl:",def_range"`
+	Body         hcl.Body         `hcl:",body"`
 }
 
 type namespaceBlock struct {
@@ -232,6 +242,7 @@ type namespaceBlock struct {
 	Volume    string    `hcl:"volume"`
 	VisibleTo []string  `hcl:"visible_to,optional"`
 	Range     hcl.Range `hcl:",def_range"`
+	Body      hcl.Body  `hcl:",body"`
 }
 
 // Error is a file that cannot be used, with everything that is wrong in it.
@@ -240,14 +251,37 @@ type Error struct {
 	files       map[string]*hcl.File
 }
 
-// Error prints each diagnostic with its file, line and the offending source.
+// Error prints each diagnostic with its file, line and column, and points at the offending source.
 func (e *Error) Error() string {
 	var b strings.Builder
-	w := hcl.NewDiagnosticTextWriter(&b, e.files, 100, false)
-	if err := w.WriteDiagnostics(e.Diagnostics); err != nil {
-		return e.Diagnostics.Error()
+	for i, d := range e.Diagnostics {
+		if i > 0 {
+			b.WriteString("\n\n")
+		}
+		e.print(&b, d)
 	}
-	return strings.TrimRight(b.String(), "\n")
+	return b.String()
+}
+
+func (e *Error) print(b *strings.Builder, d *hcl.Diagnostic) {
+	if d.Subject == nil {
+		fmt.Fprintf(b, "%s\n%s", d.Summary, d.Detail)
+		return
+	}
+	at := *d.Subject
+	fmt.Fprintf(b, "%s line %d, column %d: %s\n", at.Filename, at.Start.Line, at.Start.Column, d.Summary)
+	if f := e.files[at.Filename]; f != nil {
+		lines := strings.Split(string(f.Bytes), "\n")
+		if n := at.Start.Line - 1; n < len(lines) {
+			source := strings.ReplaceAll(strings.TrimRight(lines[n], "\r"), "\t", " ") // a tab is one column
+			width := 1
+			if at.End.Line == at.Start.Line && at.End.Column > at.Start.Column {
+				width = at.End.Column - at.Start.Column
+			}
+			fmt.Fprintf(b, "  %s\n  %s%s\n", source, strings.Repeat(" ", at.Start.Column-1), strings.Repeat("^", width))
+		}
+	}
+	b.WriteString(d.Detail)
 }
 
 // Load reads and checks a file. An error about its content is an *Error.
@@ -292,6 +326,20 @@ func (r *reader) wrong(at hcl.Range, summary, right string, args ...any) {
 	r.diags = append(r.diags, &hcl.Diagnostic{
 		Severity: hcl.DiagError, Summary: summary, Detail: fmt.Sprintf(right, args...), Subject: &at,
 	})
+}
+
+// at is where an attribute's value stands, or where its block begins if it is not there. index
+// names an element of a list.
+func at(block hcl.Range, body hcl.Body, name string, index ...int) hcl.Range {
+	syntax, ok := body.(*hclsyntax.Body)
+	if !ok || syntax.Attributes[name] == nil {
+		return block
+	}
+	value := syntax.Attributes[name].Expr
+	if list, ok := value.(*hclsyntax.TupleConsExpr); ok && len(index) > 0 && index[0] < len(list.Exprs) {
+		value = list.Exprs[index[0]]
+	}
+	return value.Range()
 }
 
 func (r *reader) path(p string) string {
@@ -366,7 +414,7 @@ func (r *reader) general(in *file, c *Config) {
 	if l := in.Log; l != nil {
 		c.Log = Log{Level: orDefault(l.Level, "info"), JSON: l.JSON}
 		if !oneOf(c.Log.Level, "trace", "debug", "info", "warn", "error") {
-			r.wrong(l.Range, "Invalid log level", "level must be trace, debug, info, warn or error; it is %q.", l.Level)
+			r.wrong(at(l.Range, l.Body, "level"), "Invalid log level", "level must be trace, debug, info, warn or error; it is %q.", l.Level)
 		}
 	}
 	c.Admin = Admin{Socket: filepath.Join(c.DataDir, "mooring.sock"), Metrics: "127.0.0.1:9464"}
@@ -380,13 +428,13 @@ func (r *reader) general(in *file, c *Config) {
 		if c.Admin.Metrics == "off" {
 			c.Admin.Metrics = ""
 		} else if _, err := netip.ParseAddrPort(c.Admin.Metrics); err != nil {
-			r.wrong(a.Range, "Invalid metrics address", "metrics must be an address and port such as \"127.0.0.1:9464\", or \"off\"; it is %q.", a.Metrics)
+			r.wrong(at(a.Range, a.Body, "metrics"), "Invalid metrics address", "metrics must be an address and port such as \"127.0.0.1:9464\", or \"off\"; it is %q.", a.Metrics)
 		}
 	}
 	c.Limits = Limits{HoldFor: 10 * time.Second, SessionTTL: 30 * time.Second}
 	if l := in.Limits; l != nil {
-		c.Limits.HoldFor = r.duration(l.Range, "hold_for", l.HoldFor, c.Limits.HoldFor, time.Second, 25*time.Second)
-		c.Limits.SessionTTL = r.duration(l.Range, "session_ttl", l.SessionTTL, c.Limits.SessionTTL, 2*time.Second, time.Minute)
+		c.Limits.HoldFor = r.duration(at(l.Range, l.Body, "hold_for"), "hold_for", l.HoldFor, c.Limits.HoldFor, time.Second, 25*time.Second)
+		c.Limits.SessionTTL = r.duration(at(l.Range, l.Body, "session_ttl"), "session_ttl", l.SessionTTL, c.Limits.SessionTTL, 2*time.Second, time.Minute)
 	}
 }
 
@@ -396,13 +444,13 @@ func (r *reader) stores(in *file, c *Config) {
 		names.add(s.Name, s.Range)
 		st := Store{
 			Pos: pos(s.Range), Name: s.Name, Path: r.path(orDefault(s.Path, filepath.Join(c.DataDir, "stores", s.Name))),
-			Capacity: r.size(s.Range, "capacity", s.Capacity, 0), Media: orDefault(s.Media, "ssd"),
+			Capacity: r.size(at(s.Range, s.Body, "capacity"), "capacity", s.Capacity, 0), Media: orDefault(s.Media, "ssd"),
 		}
 		if st.Capacity != 0 && st.Capacity < MinStoreBytes {
-			r.wrong(s.Range, "Store too small", "capacity must be at least \"256MiB\"; it is %q.", s.Capacity)
+			r.wrong(at(s.Range, s.Body, "capacity"), "Store too small", "capacity must be at least \"256MiB\"; it is %q.", s.Capacity)
 		}
 		if !oneOf(st.Media, "nvme", "ssd", "hdd") {
-			r.wrong(s.Range, "Invalid media class", "media must be nvme, ssd or hdd; it is %q.", s.Media)
+			r.wrong(at(s.Range, s.Body, "media"), "Invalid media class", "media must be nvme, ssd or hdd; it is %q.", s.Media)
 		}
 		c.Stores = append(c.Stores, st)
 	}
@@ -417,21 +465,21 @@ func (r *reader) plugins(in *file, c *Config) {
 		names.add(p.Name, p.Range)
 		out := Plugin{
 			Pos: pos(p.Range), Name: p.Name, Listen: p.Listen, Threads: orDefault(p.Threads, 1),
-			PoolBytes: r.size(p.Range, "pool", p.Pool, 64<<20), RingEntries: orDefault(p.RingEntries, 4096), User: p.User, Range: p.Range,
+			PoolBytes: r.size(at(p.Range, p.Body, "pool"), "pool", p.Pool, 64<<20), RingEntries: orDefault(p.RingEntries, 4096), User: p.User, Range: p.Range,
 		}
-		for _, l := range p.Listen {
+		for i, l := range p.Listen {
 			if err := CheckListen(l); err != nil {
-				r.wrong(p.Range, "Invalid listen URL", "listen: %v.", err)
+				r.wrong(at(p.Range, p.Body, "listen", i), "Invalid listen URL", "listen: %v.", err)
 			}
 		}
 		if out.Threads < 1 || out.Threads > 64 {
-			r.wrong(p.Range, "Invalid number of threads", "threads must be from 1 to 64; it is %d.", p.Threads)
+			r.wrong(at(p.Range, p.Body, "threads"), "Invalid number of threads", "threads must be from 1 to 64; it is %d.", p.Threads)
 		}
 		if out.RingEntries < 64 || out.RingEntries > 1<<16 || out.RingEntries&(out.RingEntries-1) != 0 {
-			r.wrong(p.Range, "Invalid ring_entries", "ring_entries must be a power of two from 64 to 65536; it is %d.", p.RingEntries)
+			r.wrong(at(p.Range, p.Body, "ring_entries"), "Invalid ring_entries", "ring_entries must be a power of two from 64 to 65536; it is %d.", p.RingEntries)
 		}
 		if out.PoolBytes < 4<<20 || out.PoolBytes > 4<<30 {
-			r.wrong(p.Range, "Invalid pool", "pool must be from \"4MiB\" to \"4GiB\"; it is %q.", p.Pool)
+			r.wrong(at(p.Range, p.Body, "pool"), "Invalid pool", "pool must be from \"4MiB\" to \"4GiB\"; it is %q.", p.Pool)
 		}
 		if p.Config != nil {
 			out.Config = p.Config.Body
@@ -459,17 +507,17 @@ func (r *reader) volumes(in *file, c *Config) {
 		names.add(v.Name, v.Range)
 		wrong := len(r.diags)
 		out := Volume{
-			Pos: pos(v.Range), Name: v.Name, Tenant: orDefault(v.Tenant, "default"), Size: r.size(v.Range, "size", v.Size, 0),
+			Pos: pos(v.Range), Name: v.Name, Tenant: orDefault(v.Tenant, "default"), Size: r.size(at(v.Range, v.Body, "size"), "size", v.Size, 0),
 			BlockSize: orDefault(v.BlockSize, 4096), Durability: orDefault(v.Durability, "sync"),
 		}
 		if len(r.diags) == wrong && (out.Size <= 0 || out.Size%(1<<20) != 0) {
-			r.wrong(v.Range, "Invalid volume size", "size must be a multiple of 1 MiB, such as \"10GiB\"; it is %q.", v.Size)
+			r.wrong(at(v.Range, v.Body, "size"), "Invalid volume size", "size must be a multiple of 1 MiB, such as \"10GiB\"; it is %q.", v.Size)
 		}
 		if !oneOf(out.BlockSize, 512, 4096) {
-			r.wrong(v.Range, "Invalid block size", "block_size must be 512 or 4096; it is %d.", v.BlockSize)
+			r.wrong(at(v.Range, v.Body, "block_size"), "Invalid block size", "block_size must be 512 or 4096; it is %d.", v.BlockSize)
 		}
 		if !oneOf(out.Durability, "sync", "volatile") {
-			r.wrong(v.Range, "Invalid durability", "durability must be \"sync\" or \"volatile\"; it is %q.", v.Durability)
+			r.wrong(at(v.Range, v.Body, "durability"), "Invalid durability", "durability must be \"sync\" or \"volatile\"; it is %q.", v.Durability)
 		}
 		c.Volumes = append(c.Volumes, out)
 	}
@@ -481,20 +529,20 @@ func (r *reader) subsystems(in *file, c *Config) {
 	for _, h := range in.Hosts {
 		hosts.add(h.Name, h.Range)
 		if !ValidNQN(h.NQN) {
-			r.wrong(h.Range, "Invalid NQN", "%s", nqnHelp(h.NQN))
+			r.wrong(at(h.Range, h.Body, "nqn"), "Invalid NQN", "%s", nqnHelp(h.NQN))
 		}
 		nqns[h.Name] = h.NQN
 		c.Hosts = append(c.Hosts, Host{Pos: pos(h.Range), Name: h.Name, NQN: h.NQN})
 	}
-	resolve := func(at hcl.Range, field string, in []string) []string {
+	resolve := func(block hcl.Range, body hcl.Body, field string, in []string) []string {
 		var out []string
-		for _, h := range in {
+		for i, h := range in {
 			if n, ok := nqns[h]; ok {
 				out = append(out, n)
 			} else if ValidNQN(h) {
 				out = append(out, h)
 			} else {
-				r.wrong(at, "Unknown host", "%s names %q, which is neither a host block nor an NQN.", field, h)
+				r.wrong(at(block, body, field, i), "Unknown host", "%s names %q, which is neither a host block nor an NQN.", field, h)
 			}
 		}
 		return out
@@ -506,11 +554,11 @@ func (r *reader) subsystems(in *file, c *Config) {
 			r.wrong(s.Range, "Invalid NQN", "%s", nqnHelp(s.NQN))
 		}
 		if len(s.Serial) > 20 {
-			r.wrong(s.Range, "Serial too long", "serial has at most 20 ASCII characters; it has %d.", len(s.Serial))
+			r.wrong(at(s.Range, s.Body, "serial"), "Serial too long", "serial has at most 20 ASCII characters; it has %d.", len(s.Serial))
 		}
 		out := Subsystem{
 			Pos: pos(s.Range), NQN: s.NQN, Tenant: orDefault(s.Tenant, "default"), Serial: s.Serial,
-			AllowAnyHost: s.AllowAnyHost, Hosts: resolve(s.Range, "hosts", s.Hosts),
+			AllowAnyHost: s.AllowAnyHost, Hosts: resolve(s.Range, s.Body, "hosts", s.Hosts),
 		}
 		seen := map[uint32]bool{}
 		for _, n := range s.Namespaces {
@@ -523,7 +571,7 @@ func (r *reader) subsystems(in *file, c *Config) {
 			}
 			seen[id] = true
 			out.Namespaces = append(out.Namespaces, Namespace{
-				Pos: pos(n.Range), NSID: id, Volume: n.Volume, VisibleTo: resolve(n.Range, "visible_to", n.VisibleTo),
+				Pos: pos(n.Range), NSID: id, Volume: n.Volume, VisibleTo: resolve(n.Range, n.Body, "visible_to", n.VisibleTo),
 			})
 		}
 		c.Subsystems = append(c.Subsystems, out)

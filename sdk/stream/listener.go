@@ -68,10 +68,15 @@ func (s *Server) parseURL(text string) (string, error) {
 	return net.JoinHostPort(u.Hostname(), port), nil
 }
 
-// listen binds with the net package, and takes the descriptor out of its hands.
+// listen binds with the net package, and takes the descriptor out of its hands. 0.0.0.0 is every
+// IPv4 address, [::] every address of both kinds.
 func listen(ctx context.Context, address string) (fd int, bound string, err error) {
+	network := "tcp"
+	if ap, err := netip.ParseAddrPort(address); err == nil && ap.Addr().Is4() {
+		network = "tcp4" // "tcp" would take 0.0.0.0 for [::]
+	}
 	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", address)
+	ln, err := lc.Listen(ctx, network, address)
 	if err != nil {
 		return -1, "", err
 	}

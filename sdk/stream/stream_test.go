@@ -191,6 +191,39 @@ func newRig(t *testing.T, o blocktest.Options, limits stream.Limits, hold bool) 
 	return r
 }
 
+// TestEveryAddress: 0.0.0.0 is every address of IPv4 alone, [::] of both kinds.
+func TestEveryAddress(t *testing.T) {
+	type listens struct {
+		listen string
+		has6   bool
+	}
+	cases := []listens{{"0.0.0.0", false}}
+	if l, err := net.Listen("tcp6", "[::1]:0"); err == nil { // else this machine has no IPv6
+		l.Close()
+		cases = append(cases, listens{"[::]", true})
+	}
+	r := newRig(t, blocktest.Options{}, normal, false)
+	for _, tc := range cases {
+		st := r.server.SetListeners(t.Context(), []sdk.Listener{{URL: "echo://" + tc.listen + ":0", AccessPointID: "all"}})
+		if st[0].Err != nil {
+			t.Fatal(st[0].Err)
+		}
+		_, port, err := net.SplitHostPort(strings.TrimPrefix(st[0].URL, "echo://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for address, want := range map[string]bool{"127.0.0.1": true, "::1": tc.has6} {
+			c, err := net.Dial("tcp", net.JoinHostPort(address, port))
+			if (err == nil) != want {
+				t.Errorf("listening at %s: connect to %s: %v", tc.listen, address, err)
+			}
+			if err == nil {
+				c.Close()
+			}
+		}
+	}
+}
+
 var normal = stream.Limits{Connections: 100, Greeting: patience}
 
 func (r *rig) eventually(what string, ok func() bool) {

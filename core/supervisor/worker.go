@@ -99,6 +99,9 @@ func (w *worker) run() {
 	w.set(StateIdle, "")
 }
 
+// deadlineSkew is how much earlier than here a deadline may pass in a plugin.
+const deadlineSkew = 100 * time.Millisecond
+
 // begin starts a life and makes it serve.
 func (w *worker) begin() error {
 	w.restarting = false
@@ -162,9 +165,9 @@ func (w *worker) equip(ctx context.Context, i *instance, e Entry) error {
 		BrokerId: number, Threads: uint32(w.spec.Threads),
 		PoolBytes: uint64(w.spec.PoolBytes), RingEntries: uint32(w.spec.RingEntries),
 	}); err != nil {
-		// Past the deadline gRPC may tell of the reset stream instead.
-		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
-			err = fmt.Errorf("%w: %w", ctx.Err(), err)
+		// At the deadline gRPC may tell of the reset stream instead: the plugin's clock can be first.
+		if at, _ := ctx.Deadline(); time.Until(at) < deadlineSkew && !errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 		}
 		return fmt.Errorf("start plugin %s: %w", w.name, err)
 	}

@@ -305,9 +305,8 @@ func (s *Service) open(ctx context.Context, v meta.Volume) (*access.Volume, erro
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.Meta.Reservation(ctx, v.ID)
-	if err != nil {
-		return nil, fmt.Errorf("read the reservation of volume %s: %w", v.Name, err)
+	if err := s.enforce(ctx, vol, v.ID); err != nil {
+		return nil, fmt.Errorf("put the reservation of volume %s in force: %w", v.Name, err)
 	}
-	return vol, vol.SetGuard(ctx, guardOf(r))
+	return vol, nil
 }

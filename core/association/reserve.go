@@ -56,7 +56,7 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 		return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_RETRY}, nil
 	}
 	if out.Changed {
-		if err := s.enforce(ctx, g); err != nil {
+		if err := s.enforce(ctx, g.volume, g.id); err != nil {
 			return nil, fmt.Errorf("put the reservation in force: %w", err)
 		}
 	}
@@ -70,16 +70,16 @@ var results = map[meta.ReserveResult]proto.ReserveResult{
 	meta.ReserveInvalid:  proto.ReserveResult_RESERVE_INVALID,
 }
 
-// enforce installs what Meta says now, not what one request left: of two requests
-// at once, the later state wins whoever comes last.
-func (s *Service) enforce(ctx context.Context, g *grant) error {
+// enforce installs what Meta says now, not what one request left: of two at once, or
+// of a request and a host that connects, the later state wins whoever comes last.
+func (s *Service) enforce(ctx context.Context, volume *access.Volume, id uuid.UUID) error {
 	s.enforcing.Lock()
 	defer s.enforcing.Unlock()
-	state, err := s.Meta.Reservation(ctx, g.id)
+	state, err := s.Meta.Reservation(ctx, id)
 	if err != nil {
 		return err
 	}
-	return g.volume.SetGuard(ctx, guardOf(state))
+	return volume.SetGuard(ctx, guardOf(state))
 }
 
 // notify tells hosts what another one did to their reservation.

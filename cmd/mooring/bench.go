@@ -39,6 +39,9 @@ CPU time is measured too.`,
 			if !slices.Contains(bench.Modes, cfg.RW) {
 				return &usageError{fmt.Errorf("-rw is one of %s; it is %q", strings.Join(bench.Modes, ", "), cfg.RW)}
 			}
+			if err := checkBench(&cfg, c); err != nil {
+				return &usageError{err}
+			}
 			cfg.PIDs = agentPIDs(c, g)
 			if g.output != "json" {
 				cfg.Progress = func(p bench.Progress) {
@@ -72,6 +75,35 @@ CPU time is measured too.`,
 	f.StringVar(&cfg.HostNQN, "host", "", "connect as this host `NQN`, for subsystems that do not allow any host")
 	f.Uint64Var(&cfg.Seed, "seed", 1, "of offsets and patterns")
 	return c
+}
+
+// checkBench refuses values that package bench would take for "the default".
+func checkBench(cfg *bench.Config, c *cobra.Command) error {
+	for _, f := range []struct {
+		name string
+		ok   bool
+		want string
+	}{
+		{"mix", cfg.Mix >= 0 && cfg.Mix <= 100, "a percentage"},
+		{"bs", cfg.BlockBytes >= 512 && cfg.BlockBytes%512 == 0, "a multiple of 512"},
+		{"qd", cfg.QueueDepth >= 1 && cfg.QueueDepth <= 65_535, "from 1 to 65535"},
+		{"queues", cfg.Queues >= 1 && cfg.Queues <= 65_535, "from 1 to 65535"},
+		{"time", cfg.Time > 0, "more than nothing, such as 10s"},
+		{"seed", cfg.Seed > 0, "a number from 1"},
+	} {
+		if !f.ok {
+			return fmt.Errorf("-%s must be %s; it is %s", f.name, f.want, c.Flag(f.name).Value)
+		}
+	}
+	if cfg.Mix == 0 { // none reads
+		switch cfg.RW {
+		case "randrw":
+			cfg.RW = "randwrite"
+		case "rw":
+			cfg.RW = "write"
+		}
+	}
+	return nil
 }
 
 // agentPIDs are the processes of the agent on this machine, if there is one.

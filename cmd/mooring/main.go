@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -41,14 +40,15 @@ func main() {
 // where that is done.
 func run(ctx context.Context, args []string) int {
 	root := newRoot()
-	root.SetArgs(longFlags(args))
-	err := root.ExecuteContext(ctx)
+	args = longFlags(args)
+	root.SetArgs(args)
+	c, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	var degraded *degradedError
 	if !errors.As(err, &degraded) || degraded.text != "" {
-		fmt.Fprintln(os.Stderr, "mooring:", err)
+		complain(os.Stderr, c, err, wantsJSON(args))
 	}
 	return exitCode(err)
 }
@@ -96,8 +96,8 @@ func longFlags(args []string) []string {
 	for i, a := range args {
 		rest = rest || a == "--"
 		if !rest && len(a) > 2 && a[0] == '-' && a[1] != '-' {
-			name, _, _ := strings.Cut(a[1:], "=")
-			if _, err := strconv.ParseFloat(name, 64); err != nil {
+			number := a[1] == '.' || '0' <= a[1] && a[1] <= '9' // such as -1s
+			if !number && a[2] != '=' {                         // -o=json is short already
 				a = "-" + a
 			}
 		}
@@ -132,7 +132,7 @@ func newRoot() *cobra.Command {
 		return nil
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &usageError{fmt.Errorf("%w; see %s -help", err, c.CommandPath())}
+		return &usageError{err}
 	})
 	root.AddCommand(
 		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), hostCommand(g), pluginCommand(g),
@@ -154,11 +154,10 @@ func group(c *cobra.Command) {
 		if len(args) == 0 {
 			return nil
 		}
-		hint := ""
 		if s := c.SuggestionsFor(args[0]); len(s) > 0 {
-			hint = ", did you mean " + strings.Join(s, " or ") + "?"
+			return &usageError{fmt.Errorf("there is no command %q in %s; did you mean %s?", args[0], c.CommandPath(), strings.Join(s, " or "))}
 		}
-		return &usageError{fmt.Errorf("there is no command %q in %s%s; see %s -help", args[0], c.CommandPath(), hint, c.CommandPath())}
+		return &usageError{fmt.Errorf("there is no command %q in %s", args[0], c.CommandPath())}
 	}
 	c.SuggestionsMinimumDistance = 2
 	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }

@@ -9,14 +9,15 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/mooring-io/mooring/core/admin"
 )
 
 func TestLongFlags(t *testing.T) {
-	in := []string{"bench", "-rw", "randread", "--bs=4KiB", "-qd=32", "-o", "json", "-w", "-1", "-0.5", "--", "-left"}
-	want := []string{"bench", "--rw", "randread", "--bs=4KiB", "--qd=32", "-o", "json", "-w", "-1", "-0.5", "--", "-left"}
+	in := []string{"bench", "-o=json", "-rw", "randread", "--bs=4KiB", "-qd=32", "-o", "json", "-w", "-1", "-0.5", "-1s", "--", "-left"}
+	want := []string{"bench", "-o=json", "--rw", "randread", "--bs=4KiB", "--qd=32", "-o", "json", "-w", "-1", "-0.5", "-1s", "--", "-left"}
 	if got := longFlags(in); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
@@ -43,6 +44,49 @@ func fakeAgent(t *testing.T, kind string) string {
 	return socket
 }
 
+// benchURL is of a target that is not there: port 1 is nobody's.
+const benchURL = "nvme-tcp://127.0.0.1:1/nqn.2026-11.com.example:none"
+
+// TestComplaints: with -o json an error is an object with its kind and what to do.
+func TestComplaints(t *testing.T) {
+	for _, c := range []struct {
+		args      []string
+		kind      string
+		exit      int
+		text, fix string
+	}{
+		{[]string{"volume", "show", "a", "-o", "json", "-socket", fakeAgent(t, admin.KindNotFound)}, "not_found", exitNotFound, "no", "mooring volume list"},
+		{[]string{"volume", "delete", "a", "-o=json", "-socket", fakeAgent(t, admin.KindInUse)}, "in_use", exitConflict, "no", "detach"},
+		{[]string{"-o", "json", "volume", "list", "-nope"}, "usage", exitUsage, "nope", "mooring volume list -help"},
+		{[]string{"volume", "show", "--output", "json"}, "usage", exitUsage, "accepts 1 arg", "mooring volume show -help"},
+		{[]string{"volum", "-o", "json"}, "usage", exitUsage, "did you mean volume?", "mooring -help"},
+		{[]string{"volume", "list", "-o", "json", "-socket", filepath.Join(t.TempDir(), "none")}, "no_agent", exitNoAgent, "start one", ""},
+	} {
+		args := longFlags(c.args)
+		root := newRoot()
+		root.SetArgs(args)
+		cmd, err := root.ExecuteContextC(context.Background())
+		if err == nil || !wantsJSON(args) {
+			t.Errorf("%q: error %v, JSON %v", c.args, err, wantsJSON(args))
+			continue
+		}
+		var out strings.Builder
+		complain(&out, cmd, err, true)
+		var p complaint
+		if err := json.Unmarshal([]byte(out.String()), &p); err != nil {
+			t.Errorf("%q: %v: %s", c.args, err, out.String())
+		}
+		if p.Kind != c.kind || p.Exit != c.exit || !strings.Contains(p.Error, c.text) || !strings.Contains(p.Fix, c.fix) {
+			t.Errorf("%q: %+v", c.args, p)
+		}
+	}
+	for _, args := range [][]string{nil, {"-o"}, {"-o", "table"}, {"x", "--", "-o", "json"}} {
+		if wantsJSON(args) {
+			t.Errorf("%q is taken for JSON", args)
+		}
+	}
+}
+
 // The exit codes are documented in docs/cli.md.
 func TestExitCodes(t *testing.T) {
 	list := func(socket string) []string { return []string{"volume", "list", "-socket", socket} }
@@ -65,6 +109,15 @@ func TestExitCodes(t *testing.T) {
 		{"wrong size", []string{"volume", "create", "a", "-size", "1GB"}, exitUsage},
 		{"agent without a configuration", []string{"agent"}, exitUsage},
 		{"wrong bench URL", []string{"bench", "http://example.com"}, exitUsage},
+		{"no size", []string{"volume", "create", "a"}, exitUsage},
+		{"bench: no time", []string{"bench", benchURL, "-time", "0"}, exitUsage},
+		{"bench: negative time", []string{"bench", benchURL, "-time", "-1s"}, exitUsage},
+		{"bench: no queue", []string{"bench", benchURL, "-queues", "0"}, exitUsage},
+		{"bench: no depth", []string{"bench", benchURL, "-qd", "0"}, exitUsage},
+		{"bench: block of nothing", []string{"bench", benchURL, "-bs", "0"}, exitUsage},
+		{"bench: odd block", []string{"bench", benchURL, "-bs", "1000"}, exitUsage},
+		{"bench: mix above all", []string{"bench", benchURL, "-mix", "101"}, exitUsage},
+		{"bench: nobody there", []string{"bench", benchURL}, exitFailed},
 	} {
 		if got := run(context.Background(), c.args); got != c.want {
 			t.Errorf("%s: exit code %d, want %d", c.what, got, c.want)

@@ -62,7 +62,11 @@ func printStatus(w io.Writer, s *admin.Status) {
 		fmt.Fprintf(w, "listen  %-32s %s\n", x.URL, x.State)
 	}
 	for _, x := range s.Volumes {
-		fmt.Fprintf(w, "volume  %-16s %-8s %s, %s used, %s\n", x.Name, x.State, size(x.Size), size(x.Used), list(x.Users))
+		users := "not attached"
+		if len(x.Users) > 0 {
+			users = list(x.Users)
+		}
+		fmt.Fprintf(w, "volume  %-16s %-8s %s, %s used, %s\n", x.Name, x.State, size(x.Size), size(x.Used), users)
 	}
 	for _, x := range s.Hosts {
 		fmt.Fprintf(w, "host    %s → %s from %s\n", x.Host, x.Subsystem, x.Peer)

@@ -11,7 +11,7 @@ import (
 
 func storeCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "store", Short: "Add, list, drain and remove extent stores (disks)", Aliases: []string{"stores"}}
-	c.AddCommand(storeAdd(g), storeList(g), storeVerb(g, "drain", "Put no new extents on a store"), storeRemove(g))
+	c.AddCommand(storeAdd(g), storeList(g), storeDrain(g), storeRemove(g))
 	return c
 }
 
@@ -61,14 +61,14 @@ func storeList(g *globals) *cobra.Command {
 	}
 }
 
-func storeVerb(g *globals, verb, short string) *cobra.Command {
+func storeDrain(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: verb + " NAME", Short: short, Args: usageArgs(cobra.ExactArgs(1)),
+		Use: "drain NAME", Short: "Put no new extents on a store", Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := g.client().Do(c.Context(), "POST", "/v1/stores/"+url.PathEscape(args[0])+"/"+verb, nil, nil); err != nil {
+			if err := g.client().Do(c.Context(), "POST", "/v1/stores/"+url.PathEscape(args[0])+"/drain", nil, nil); err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), struct{}{}, "store %s: %s", args[0], verb)
+			return g.done(c.OutOrStdout(), struct{}{}, "store %s gets no new extents", args[0])
 		},
 	}
 }

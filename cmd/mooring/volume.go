@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/url"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,9 @@ func volumeCreate(g *globals) *cobra.Command {
 		Use: "create NAME", Short: "Create a thin volume", Args: usageArgs(cobra.ExactArgs(1)),
 		Example: "  mooring volume create db1 -size 100GiB",
 		RunE: func(c *cobra.Command, args []string) error {
+			if bytes == "" {
+				return &usageError{errors.New("name the size, such as -size 100GiB")}
+			}
 			n, err := sizeArg("-size", bytes)
 			if err != nil {
 				return err

@@ -25,6 +25,7 @@ import (
 
 	"github.com/mooring-io/mooring/core/access"
 	"github.com/mooring-io/mooring/core/association"
+	"github.com/mooring-io/mooring/core/config"
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/supervisor"
 	"github.com/mooring-io/mooring/sdk"
@@ -272,7 +273,7 @@ func (s *Server) resizeVolume(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if in.Size < v.Bytes && !in.Force {
-		return nil, &meta.InvalidError{Field: "size", Want: fmt.Sprintf("at least the present %d bytes, unless -force is given, which destroys what lies beyond the new end; it is %d", v.Bytes, in.Size)}
+		return nil, &meta.InvalidError{Field: "size", Want: fmt.Sprintf("at least the present %s, unless -force is given, which destroys what lies beyond the new end; it is %s", config.FormatSize(v.Bytes), config.FormatSize(in.Size))}
 	}
 	v, err = s.Meta.ResizeVolume(r.Context(), v.ID, meta.Resize{Bytes: in.Size, Shrink: in.Force, Force: in.Force})
 	if err != nil {

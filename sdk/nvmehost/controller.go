@@ -206,7 +206,16 @@ func (e *ConnectError) Error() string {
 	if e.Field.InData {
 		where = "data"
 	}
-	return fmt.Sprintf("connect of queue %d refused: invalid parameter at byte %d of the %s", e.Queue, e.Field.Offset, where)
+	text := fmt.Sprintf("connect of queue %d refused: invalid parameter at byte %d of the %s", e.Queue, e.Field.Offset, where)
+	switch e.Field {
+	case nvme.InvalidConnectSubsystem:
+		text += " (there is no such subsystem, or not for this host)"
+	case nvme.InvalidConnectEntries:
+		text += " (the queue is longer than the target allows)"
+	case nvme.InvalidConnectHost:
+		text += " (the host's name)"
+	}
+	return text
 }
 
 // Unwrap returns the status.

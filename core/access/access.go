@@ -45,6 +45,9 @@ type Meta interface {
 	Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation) error
 	// Free forgets the extents from index on; their generations are never used again.
 	Free(ctx context.Context, volume uuid.UUID, from uint32) error
+	// Behind notes extents of a volume of which a store here knows a higher generation than
+	// Meta gave out, and returns all that were ever found. Only after a restore.
+	Behind(ctx context.Context, volume uuid.UUID, found []uint32) ([]uint32, error)
 	// Deadline is until when the leases may be used, on CLOCK_BOOTTIME in
 	// nanoseconds. It is called on the reactor and must not block.
 	Deadline() int64
@@ -62,8 +65,8 @@ type Options struct {
 	// volume's losses up to that count. nil: nobody.
 	LossTold func(volume uuid.UUID, h Host, losses uint64)
 	// MetaRestored says that the metadata came from a backup and may be older than the
-	// stores: an extent that a store has and Meta does not know is not served, rather
-	// than read as zeros or made anew.
+	// stores: an extent that a store has and Meta does not know, or knows by a lower
+	// generation, is not served, rather than read as zeros, made anew or read as it was.
 	MetaRestored bool
 	Logger       hclog.Logger
 }
@@ -197,6 +200,7 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 		access: a, id: g.ID, name: g.Name, size: g.Size, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
 		extents: make([]extentSlot, a.extentsOf(g.Size)), hosts: map[Host]*hostState{},
 	}
+	var behind []uint32
 	if err := a.reactor.Do(ctx, func() {
 		for i, l := range leases {
 			if l.Allocated && i < len(v.extents) {
@@ -204,7 +208,19 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 			}
 		}
 		if a.metaRestored {
-			v.disown()
+			behind = v.behind()
+		}
+	}); err != nil {
+		return nil, err
+	}
+	if a.metaRestored {
+		if behind, err = a.meta.Behind(ctx, g.ID, behind); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.reactor.Do(ctx, func() {
+		if a.metaRestored {
+			v.disown(behind)
 		}
 		v.recount(nil)
 		a.volumes[g.ID] = v
@@ -324,6 +340,9 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 				return err
 			}
 		}
+		if e.disowned {
+			return errMetaBehind
+		}
 		if store == nil {
 			return errors.New("its store is not here")
 		}
@@ -353,7 +372,9 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 			if errors.Is(err, extent.ErrNoSpace) || errors.Is(err, meta.ErrNoStore) {
 				status = ring.StatusNoSpace
 			}
-			v.trouble(fmt.Sprintf("extent %d cannot be used", i), err)
+			if !e.disowned { // that was said when it was found
+				v.trouble(fmt.Sprintf("extent %d cannot be used", i), err)
+			}
 			v.resolved(i, nil, nil, 0, status)
 		})
 	})

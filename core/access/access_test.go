@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/mooring-io/mooring/core/extent"
@@ -717,28 +718,67 @@ func TestStoreComesLate(t *testing.T) {
 }
 
 // Metadata that was restored from a backup may know fewer extents than the stores
-// have: those are refused, never read as zeros, overwritten or made anew.
+// have, or lower generations of them: those are refused, never read as zeros, overwritten
+// or made anew, and stay refused when the generations have caught up.
 func TestMetaBehindTheData(t *testing.T) {
 	r, v, p, h := prepared(t, rigOptions{seed: 18})
-	r.must(p.client.Revoke(r.ctx, Handle(h)))
-	r.must(r.access.CloseVolume(r.ctx, v.id))
+	reopen := func(size int64) {
+		t.Helper()
+		r.must(p.client.Revoke(r.ctx, Handle(h)))
+		r.must(r.access.CloseVolume(r.ctx, v.id))
+		var err error
+		v, err = r.access.Open(r.ctx, Geometry{ID: v.id, Name: "v", Size: size, BlockSize: 512, Volatile: true})
+		r.must(err)
+		h = p.grant(v, "host", 1)
+	}
+	generation := func(i uint32, g extent.Generation) {
+		r.meta.mu.Lock()
+		defer r.meta.mu.Unlock()
+		l := r.meta.leases[v.id][i]
+		l.Generation = g
+		r.meta.leases[v.id][i] = l
+	}
+	served := func(want ...bool) {
+		t.Helper()
+		for i, want := range want {
+			at := uint64(i) * testExtent
+			got, s := p.read(h, at, 4096)
+			switch {
+			case want && (s != block.StatusOK || !bytes.Equal(got, pattern(4*testExtent, 9)[at:at+4096])):
+				t.Errorf("read of extent %d: %v, or other data", i, s)
+			case !want && s != block.StatusPathLost:
+				t.Errorf("read of extent %d, of which Meta is behind: %v", i, s)
+			}
+			if s := p.write(h, at+4096, pattern(512, 1)); !want && s != block.StatusPathLost {
+				t.Errorf("write to extent %d, of which Meta is behind: %v", i, s)
+			}
+		}
+		p.want("flush", p.start(block.OpFlush, h, 0, 0, nil), block.StatusPathLost)
+		st, err := r.access.Stats(r.ctx)
+		if r.must(err); len(st.Volumes) != 1 || !strings.Contains(st.Volumes[0].Trouble, errMetaBehind.Error()) {
+			t.Errorf("the reason is not shown: %+v", st.Volumes)
+		}
+	}
+
+	var log bytes.Buffer
+	r.on(func() { r.access.metaRestored, r.access.log = true, hclog.New(&hclog.LoggerOptions{Output: &log}) })
+	before := r.meta.leases[v.id][2].Generation
 	r.meta.mu.Lock()
 	delete(r.meta.leases[v.id], 1)
+	delete(r.meta.leases[v.id], 3)
 	r.meta.mu.Unlock()
-	r.access.metaRestored = true
-	v, err := r.access.Open(r.ctx, Geometry{ID: v.id, Size: v.size, BlockSize: 512, Volatile: true})
-	r.must(err)
-	h = p.grant(v, "host", 1)
-	if got, s := p.read(h, 0, testExtent); s != block.StatusOK || !bytes.Equal(got, pattern(4*testExtent, 9)[:testExtent]) {
-		t.Errorf("read of an extent that Meta knows: %v", s)
-	}
-	if _, s := p.read(h, testExtent, 512); s != block.StatusPathLost {
-		t.Errorf("read of an extent that Meta does not know: %v", s)
-	}
-	if s := p.write(h, testExtent, pattern(512, 1)); s != block.StatusPathLost {
-		t.Errorf("write to it: %v", s)
-	}
-	p.want("flush", p.start(block.OpFlush, h, 0, 0, nil), block.StatusPathLost)
+	generation(2, before-1)
+	reopen(3 * testExtent) // as large as it was when the backup was made
+	served(true, false, false)
+	generation(2, before+5)
+	reopen(3 * testExtent)
+	r.must(v.Grow(r.ctx, 4*testExtent))
+	served(true, false, false, false)
+	r.on(func() {
+		if n := strings.Count(log.String(), "\n"); n != 3 { // two openings and the growth
+			t.Errorf("%d lines in the log:\n%s", n, log.String())
+		}
+	})
 	r.settled(v)
 }
 

@@ -175,8 +175,9 @@ func (m *benchMeta) Allocate(context.Context, uuid.UUID, uint32) (Lease, error) 
 }
 func (m *benchMeta) Confirm(context.Context, uuid.UUID, uint32, extent.Generation) error { return nil }
 
-func (m *benchMeta) Free(context.Context, uuid.UUID, uint32) error { return nil }
-func (m *benchMeta) Deadline() int64                               { return math.MaxInt64 }
+func (m *benchMeta) Behind(context.Context, uuid.UUID, []uint32) ([]uint32, error) { return nil, nil }
+func (m *benchMeta) Free(context.Context, uuid.UUID, uint32) error                 { return nil }
+func (m *benchMeta) Deadline() int64                                               { return math.MaxInt64 }
 
 // places chooses the blocks of random commands.
 type places uint64

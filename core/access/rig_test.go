@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,6 +91,7 @@ type fakeMeta struct {
 	stores   []uuid.UUID
 	leases   map[uuid.UUID]map[uint32]Lease
 	next     extent.Generation
+	behind   map[uuid.UUID][]uint32
 	allocate func() error // asked before each allocation
 	confirm  func() error // what Confirm answers
 }
@@ -145,6 +147,16 @@ func (m *fakeMeta) Confirm(_ context.Context, v uuid.UUID, i uint32, g extent.Ge
 		return m.confirm()
 	}
 	return nil
+}
+
+func (m *fakeMeta) Behind(_ context.Context, v uuid.UUID, found []uint32) ([]uint32, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.behind == nil {
+		m.behind = map[uuid.UUID][]uint32{}
+	}
+	m.behind[v] = append(m.behind[v], found...)
+	return slices.Clone(m.behind[v]), nil
 }
 
 func (m *fakeMeta) Free(_ context.Context, v uuid.UUID, from uint32) error {

@@ -98,6 +98,9 @@ func (a *Access) Stats(ctx context.Context) (Stats, error) {
 		for _, v := range a.volumes {
 			vs := v.stats
 			vs.Volume, vs.Name, vs.InFlight = v.id, v.name, v.inflight
+			if vs.Trouble == "" {
+				vs.Trouble = v.disowned
+			}
 			s.Volumes = append(s.Volumes, vs)
 		}
 		for c := range a.clients {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -53,6 +54,8 @@ type Volume struct {
 	fences    []*fence
 	closed    bool
 	stats     VolumeStats
+	troubled  int64  // when trouble was logged last, CLOCK_MONOTONIC ns
+	disowned  string // why some extents are not served for good; "": all are
 
 	resize sync.Mutex // one Grow or Shrink at a time
 }
@@ -80,6 +83,7 @@ type extentSlot struct {
 	handle     *extent.Extent
 	generation extent.Generation
 	resolving  *resolving // not nil: a control goroutine is at it
+	disowned   bool       // Meta is behind what a store has of it; on no store that is here
 }
 
 type extentState uint8
@@ -307,33 +311,70 @@ func (v *Volume) recount(one *extentSlot) {
 	}
 }
 
-// trouble notes why something of v cannot be served; it is logged when it changes.
+// trouble notes why something of v cannot be served. It is logged when it changes, but for
+// what is said of many extents only so often.
 func (v *Volume) trouble(what string, err error) {
 	text := what + ": " + err.Error()
-	if v.stats.Trouble != text {
-		v.stats.Trouble = text
+	if v.stats.Trouble == text {
+		return
+	}
+	v.stats.Trouble = text
+	if now := v.access.reactor.now(); v.troubled == 0 || now-v.troubled >= int64(troubleInterval) {
+		v.troubled = now
 		v.access.log.Error("volume cannot be served whole", "volume", v.name, "trouble", text)
 	}
 }
 
-// disown takes the extents out of service that a store has and Meta does not know.
-func (v *Volume) disown() {
+// troubleInterval is the least time between two lines of the log about one volume.
+const troubleInterval = time.Second
+
+// behind lists the extents of which a store has a higher generation than Meta gave out.
+func (v *Volume) behind() (found []uint32) {
 	for i := range v.extents {
-		if v.extents[i].state != extentAbsent {
+		if e := &v.extents[i]; e.state != extentAbsent && v.newest(uint32(i)) > e.generation {
+			found = append(found, uint32(i))
+		}
+	}
+	return found
+}
+
+// newest is the highest generation that a store here has of extent i; 0: none has it.
+func (v *Volume) newest(i uint32) (g extent.Generation) {
+	for _, s := range v.access.stores {
+		if e := s.Extent(extent.ID{Volume: v.id, Index: i}); e != nil {
+			g = max(g, e.Generation())
+		}
+	}
+	return g
+}
+
+// disown takes extents out of service: those that Meta is behind of, and all that a store
+// has and Meta does not know.
+func (v *Volume) disown(behind []uint32) {
+	first, n := -1, 0
+	for i := range v.extents {
+		e := &v.extents[i]
+		_, listed := slices.BinarySearch(behind, uint32(i))
+		if e.disowned || !listed && (e.state != extentAbsent || v.newest(uint32(i)) == 0) {
 			continue
 		}
-		for _, s := range v.access.stores {
-			if s.Extent(extent.ID{Volume: v.id, Index: uint32(i)}) != nil {
-				v.extents[i] = extentSlot{state: extentUnsealed} // on no store that is here
-				v.trouble(fmt.Sprintf("extent %d cannot be used", i), errMetaBehind)
-			}
+		*e = extentSlot{state: extentUnsealed, disowned: true}
+		if n++; first < 0 {
+			first = i
 		}
+	}
+	if n > 0 {
+		v.disowned = fmt.Sprintf("%d extents cannot be used, the first of them is %d: %v", n, first, errMetaBehind)
+		v.access.log.Error("volume cannot be served whole", "volume", v.name, "trouble", v.disowned)
 	}
 }
 
 var errMetaBehind = errors.New("the metadata, restored from a backup, is older than the data on the store")
 
-// mayHaveLost says, once per host and loss, that unflushed writes may be gone.
+// mayHaveLost says, once per host and loss, that unflushed writes may be gone. That the host
+// was told is recorded after it was: a core that dies in between tells it again, and a
+// Flush fails once too often. The other way round a Flush could succeed, in the next life,
+// though its host never heard of the loss.
 func (v *Volume) mayHaveLost(g *grant) bool {
 	if g.state.lossTold >= v.losses {
 		return false
@@ -374,6 +415,10 @@ func (v *Volume) Grow(ctx context.Context, size int64) error {
 	return v.access.reactor.Do(ctx, func() {
 		if n := v.access.extentsOf(size); n > len(v.extents) {
 			v.extents = append(v.extents, make([]extentSlot, n-len(v.extents))...)
+			if v.access.metaRestored { // the backup may be from before it was as large
+				v.disown(nil)
+				v.recount(nil)
+			}
 		}
 		v.size = max(v.size, size)
 	})

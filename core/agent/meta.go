@@ -15,6 +15,7 @@ import (
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/meta/store/badger"
+	"github.com/mooring-io/mooring/core/vfs"
 )
 
 // restoredMark is the file that says that the metadata came from a backup.
@@ -123,6 +124,11 @@ func (l leases) acquire(ctx context.Context, want meta.Acquire) ([]access.Lease,
 	return out, nil
 }
 
+// Behind implements access.Meta.
+func (l leases) Behind(ctx context.Context, volume uuid.UUID, found []uint32) ([]uint32, error) {
+	return l.meta.Behind(ctx, volume, found)
+}
+
 // Free implements access.Meta.
 func (l leases) Free(ctx context.Context, volume uuid.UUID, from uint32) error {
 	return l.meta.FreeExtents(ctx, l.session, volume, from)
@@ -201,8 +207,8 @@ func RestoreMeta(ctx context.Context, c *config.Config, file string) (err error)
 	if _, err := os.Stat(metaDir(c)); err == nil {
 		return fmt.Errorf("%s exists: a backup is restored into an empty store only; move it away first", metaDir(c))
 	}
-	// Before anything of it can be used.
-	if err := os.WriteFile(restoredMark(c), []byte("restored from "+file+"\n"), 0o600); err != nil {
+	// Before anything of it can be used, and so that no loss of power takes it back.
+	if err := vfs.ReplaceFile(restoredMark(c), []byte("restored from "+file+"\n"), 0o600); err != nil {
 		return err
 	}
 	st, err := badger.Open(badger.Options{Dir: metaDir(c)})

@@ -29,6 +29,7 @@ func keyAttached(volume uuid.UUID) string   { return "attached/" + volume.String
 func keyReservation(v uuid.UUID) string     { return "reservation/" + v.String() }
 func keyExtents(v uuid.UUID) string         { return "extent/" + v.String() + "/" }
 func keyChunk(v uuid.UUID, c uint32) string { return fmt.Sprintf("extent/%s/%08x", v, c) }
+func keyBehind(v uuid.UUID) string          { return "behind/" + v.String() }
 func keyToldAll(v uuid.UUID) string         { return "told/" + v.String() + "/" }
 func keyTold(v uuid.UUID, h HostID) string  { return keyToldAll(v) + h.key() }
 func keyAccessPoint(id string) string       { return "accesspoint/" + id }

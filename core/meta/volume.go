@@ -394,7 +394,7 @@ func (m *Meta) FinishDelete(ctx context.Context, id uuid.UUID) error {
 	}
 	var x txn
 	x.remove(keyVolume(id), rev)
-	x.Delete = append(x.Delete, keyReservation(id))
+	x.Delete = append(x.Delete, keyReservation(id), keyBehind(id))
 	if err := m.commit(ctx, &x); !errors.Is(err, ErrConflict) {
 		return err
 	}

@@ -19,7 +19,7 @@ func (s *Server) Metrics() http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(&collector{server: s})
 	m := http.NewServeMux()
-	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
+	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	return m
 }
 
@@ -157,18 +157,6 @@ func (e emitter) plugins(all []supervisor.Status) {
 		l := labels{"plugin", p.Entry.Name}
 		e.gauge("mooring_plugin_up", "1 while the plugin runs and is healthy.", up, l)
 		e.counter("mooring_plugin_restarts_total", "Lives that ended without being asked to.", p.Restarts, l)
-		for _, m := range p.Metrics {
-			ml := labels{"plugin", p.Entry.Name}
-			for k, v := range m.Labels {
-				if k != "plugin" {
-					ml = append(ml, k, v)
-				}
-			}
-			t := prometheus.GaugeValue
-			if m.Counter {
-				t = prometheus.CounterValue
-			}
-			e.value(t, "mooring_plugin_"+m.Name, "Reported by the plugin.", m.Value, ml)
-		}
+		e.reported(p.Entry.Name, p.Metrics)
 	}
 }

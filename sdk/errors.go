@@ -101,9 +101,14 @@ func (e *remoteError) GRPCStatus() *status.Status {
 	return status.New(codes.Unknown, e.message)
 }
 
-// ServerOptions make a gRPC server pass errors on by ToStatus.
+// maxMessage bounds a message in bytes: a request to place 100,000 pairs fits.
+const maxMessage = 64 << 20
+
+// ServerOptions make a gRPC server pass errors on by ToStatus, and take messages of up
+// to 64 MiB.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			resp, err := next(ctx, req)
 			return resp, ToStatus(err)
@@ -114,9 +119,11 @@ func ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// DialOptions make a gRPC client return errors by FromStatus.
+// DialOptions make a gRPC client return errors by FromStatus, and take messages of up
+// to 64 MiB.
 func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			return FromStatus(next(ctx, method, req, reply, cc, opts...))
 		}),

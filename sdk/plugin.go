@@ -64,6 +64,12 @@ type HealthReporter interface {
 // plugin was restarted.
 var ErrRestartRequired = errors.New("applies after the plugin is restarted")
 
+// NoConfig is what Configure returns in a plugin without attributes.
+func NoConfig(config []byte) error {
+	var none struct{}
+	return json.Unmarshal(config, &none)
+}
+
 // Description is who a plugin is.
 type Description struct {
 	// Name is also the name of the plugin's file and of its HCL block: lower case,

@@ -19,18 +19,14 @@ import (
 	"github.com/mooring-io/mooring/sdk/ring"
 )
 
-// Run is the conformance suite: what every data plugin must do, as subtests that can
+// Run is the conformance suite for data plugins: what every data plugin must do, as subtests that can
 // be run by name. The random choices follow the environment variable SEED, which is
 // printed.
 func Run(t *testing.T, config Config) {
 	if err := config.check(); err != nil {
 		t.Fatal(err)
 	}
-	seed := uint64(time.Now().UnixNano())
-	if v, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
-		seed = v
-	}
-	t.Logf("SEED=%d", seed)
+	seed := seedOf(t)
 	for _, test := range []struct {
 		name string
 		run  func(*suite)
@@ -56,6 +52,16 @@ func Run(t *testing.T, config Config) {
 			test.run(&suite{T: t, config: config, random: rand.New(rand.NewPCG(seed, 1))})
 		})
 	}
+}
+
+// seedOf returns what the random choices follow, and prints it.
+func seedOf(t *testing.T) uint64 {
+	seed := uint64(time.Now().UnixNano())
+	if v, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
+		seed = v
+	}
+	t.Logf("SEED=%d", seed)
+	return seed
 }
 
 // suite is one subtest.
@@ -122,22 +128,29 @@ func (s *suite) serves(h *Harness, url string) {
 
 func (s *suite) describe() {
 	h := Start(s.T, s.config)
-	first := h.life.description
-	again, err := h.life.plugin.Describe(s.ctx(), &proto.DescribeRequest{})
+	describes(s.T, h.life.plugin, h.life.description)
+	scheme, _, _ := strings.Cut(s.config.Listen, "://")
+	if has := h.life.description.ListenSchemes; !slices.Contains(has, scheme) {
+		s.Errorf("listen scheme %q is not among %v", scheme, has)
+	}
+}
+
+// describes checks what holds for the descriptions of all plugins.
+func describes(t *testing.T, p proto.PluginClient, first *proto.Description) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	again, err := p.Describe(ctx, &proto.DescribeRequest{})
 	if err != nil || again.String() != first.String() {
-		s.Errorf("a second Describe says %v, %v; the first said %v", again, err, first)
+		t.Errorf("a second Describe says %v, %v; the first said %v", again, err, first)
 	}
 	if first.Version == "" {
-		s.Error("the description has no version")
-	}
-	scheme, _, _ := strings.Cut(s.config.Listen, "://")
-	if !slices.Contains(first.ListenSchemes, scheme) {
-		s.Errorf("listen scheme %q is not among %v", scheme, first.ListenSchemes)
+		t.Error("the description has no version")
 	}
 	seen := map[string]bool{}
 	for _, a := range first.Schema {
 		if a.Help == "" || seen[a.Name] {
-			s.Errorf("attribute %q has no help, or is there twice", a.Name)
+			t.Errorf("attribute %q has no help, or is there twice", a.Name)
 		}
 		seen[a.Name] = true
 	}
@@ -485,14 +498,20 @@ func (s *suite) leaks() {
 	for range 3 {
 		once()
 	}
+	await(s.T, goroutines)
+	if now := openFiles(s.T); now > files {
+		s.Errorf("%d open files after three lives, %d before", now, files)
+	}
+}
+
+// await waits until there are no more goroutines than there were.
+func await(t *testing.T, goroutines int) {
+	t.Helper()
 	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			stacks := make([]byte, 1<<20)
-			s.Fatalf("%d goroutines after three lives, %d before:\n%s", runtime.NumGoroutine(), goroutines, stacks[:runtime.Stack(stacks, true)])
+			t.Fatalf("%d goroutines after three lives, %d before:\n%s", runtime.NumGoroutine(), goroutines, stacks[:runtime.Stack(stacks, true)])
 		}
-	}
-	if now := openFiles(s.T); now > files {
-		s.Errorf("%d open files after three lives, %d before", now, files)
 	}
 }
 

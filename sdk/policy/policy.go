@@ -1,8 +1,10 @@
-// Package policy is what a policy plugin sees: the request it decides on and the
-// interface it implements.
+// Package policy is what a policy plugin sees: the request it decides on, the
+// interface it implements, and what every policy needs beside its own rule.
 //
-// It owns the Policy interface and its gRPC halves. It owns no policy: those are
-// plugins, and it does not check their answers, which the core does.
+// It owns the Policy interface with its gRPC halves, the view of a request (Read),
+// the choice of non-optimized access points, and what makes an answer valid (Check,
+// which is what the core asks). It owns no policy: those are plugins. Package spread
+// below it solves the part that policies have in common.
 package policy
 
 import (
@@ -18,19 +20,21 @@ type (
 	Request     = proto.PlaceRequest
 	Response    = proto.PlaceResponse
 	Host        = proto.PlaceHost
+	Connection  = proto.PlaceConnection
 	Namespace   = proto.PlaceNamespace
 	AccessPoint = proto.PlaceAccessPoint
 	Placement   = proto.Placement
 )
 
-// Limits on an answer, which the core enforces.
+// Limits on an answer, which Check enforces.
 const (
-	MaxNonOptimized = 2 // non-optimized access points of one placement
+	MaxNonOptimized = 2   // non-optimized access points of one placement
+	MaxReason       = 500 // bytes of a reason
 )
 
 // Policy decides where hosts reach namespaces.
 type Policy interface {
-	// Place returns a placement for each host and each namespace that it may see.
+	// Place answers each placement of the request with what it is to be, and why.
 	// It must be a pure function of req: no clock, no randomness, no memory of
 	// former calls, and the same answer whatever the order of the lists. It may be
 	// called from several goroutines at once, must not keep or change req, and should

@@ -2965,12 +2965,14 @@ func (x *ReservationEvent) GetType() ReservationEventType {
 // PlaceRequest is all that a policy may look at. Order in lists has no meaning, but
 // the core sends everything sorted by its key.
 type PlaceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hosts         []*PlaceHost           `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
-	Namespaces    []*PlaceNamespace      `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
-	AccessPoints  []*PlaceAccessPoint    `protobuf:"bytes,3,rep,name=access_points,json=accessPoints,proto3" json:"access_points,omitempty"`
-	Placements    []*Placement           `protobuf:"bytes,4,rep,name=placements,proto3" json:"placements,omitempty"` // the present ones
-	Rebalance     bool                   `protobuf:"varint,5,opt,name=rebalance,proto3" json:"rebalance,omitempty"`  // asked for by the operator: evenness comes before staying
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Hosts        []*PlaceHost           `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Namespaces   []*PlaceNamespace      `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	AccessPoints []*PlaceAccessPoint    `protobuf:"bytes,3,rep,name=access_points,json=accessPoints,proto3" json:"access_points,omitempty"`
+	// What is to be decided: one for each host and each namespace that it sees, as it
+	// is now. One that was never placed has no optimized access point.
+	Placements    []*Placement `protobuf:"bytes,4,rep,name=placements,proto3" json:"placements,omitempty"`
+	Rebalance     bool         `protobuf:"varint,5,opt,name=rebalance,proto3" json:"rebalance,omitempty"` // asked for by the operator: evenness comes before staying
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3042,10 +3044,11 @@ func (x *PlaceRequest) GetRebalance() bool {
 
 type PlaceHost struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          *HostIdentity          `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`             // the storage node that the host runs on; empty: none
-	Connected     []string               `protobuf:"bytes,3,rep,name=connected,proto3" json:"connected,omitempty"`   // access points that it has associations at
-	Namespaces    []string               `protobuf:"bytes,4,rep,name=namespaces,proto3" json:"namespaces,omitempty"` // keys of the namespaces that it may see
+	Key           string                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"` // unique in the request
+	Protocol      Protocol               `protobuf:"varint,6,opt,name=protocol,proto3,enum=mooring.v1.Protocol" json:"protocol,omitempty"`
+	Name          string                 `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`               // NQN or IQN
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`               // the storage node that the host runs on; empty: none
+	Connections   []*PlaceConnection     `protobuf:"bytes,8,rep,name=connections,proto3" json:"connections,omitempty"` // one for each subsystem that it is connected to
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3080,11 +3083,25 @@ func (*PlaceHost) Descriptor() ([]byte, []int) {
 	return file_mooring_proto_rawDescGZIP(), []int{39}
 }
 
-func (x *PlaceHost) GetHost() *HostIdentity {
+func (x *PlaceHost) GetKey() string {
 	if x != nil {
-		return x.Host
+		return x.Key
 	}
-	return nil
+	return ""
+}
+
+func (x *PlaceHost) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
+func (x *PlaceHost) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 func (x *PlaceHost) GetNode() string {
@@ -3094,16 +3111,62 @@ func (x *PlaceHost) GetNode() string {
 	return ""
 }
 
-func (x *PlaceHost) GetConnected() []string {
+func (x *PlaceHost) GetConnections() []*PlaceConnection {
 	if x != nil {
-		return x.Connected
+		return x.Connections
 	}
 	return nil
 }
 
-func (x *PlaceHost) GetNamespaces() []string {
+// PlaceConnection is where a host has associations with one subsystem.
+type PlaceConnection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subsystem     string                 `protobuf:"bytes,1,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
+	AccessPoints  []string               `protobuf:"bytes,2,rep,name=access_points,json=accessPoints,proto3" json:"access_points,omitempty"` // IDs, the earliest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceConnection) Reset() {
+	*x = PlaceConnection{}
+	mi := &file_mooring_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceConnection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceConnection) ProtoMessage() {}
+
+func (x *PlaceConnection) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[40]
 	if x != nil {
-		return x.Namespaces
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceConnection.ProtoReflect.Descriptor instead.
+func (*PlaceConnection) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PlaceConnection) GetSubsystem() string {
+	if x != nil {
+		return x.Subsystem
+	}
+	return ""
+}
+
+func (x *PlaceConnection) GetAccessPoints() []string {
+	if x != nil {
+		return x.AccessPoints
 	}
 	return nil
 }
@@ -3112,7 +3175,7 @@ type PlaceNamespace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`             // unique in the cluster
 	Subsystem     string                 `protobuf:"bytes,2,opt,name=subsystem,proto3" json:"subsystem,omitempty"` // NQN or IQN
-	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`         // namespace group; empty: none
+	Group         string                 `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`         // namespace group, unique in the cluster; empty: none
 	Tenant        string                 `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	Weight        uint32                 `protobuf:"varint,5,opt,name=weight,proto3" json:"weight,omitempty"` // its share in the load of an access point, at least 1
 	unknownFields protoimpl.UnknownFields
@@ -3121,7 +3184,7 @@ type PlaceNamespace struct {
 
 func (x *PlaceNamespace) Reset() {
 	*x = PlaceNamespace{}
-	mi := &file_mooring_proto_msgTypes[40]
+	mi := &file_mooring_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3196,7 @@ func (x *PlaceNamespace) String() string {
 func (*PlaceNamespace) ProtoMessage() {}
 
 func (x *PlaceNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[40]
+	mi := &file_mooring_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3209,7 @@ func (x *PlaceNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceNamespace.ProtoReflect.Descriptor instead.
 func (*PlaceNamespace) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{40}
+	return file_mooring_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PlaceNamespace) GetKey() string {
@@ -3191,13 +3254,14 @@ type PlaceAccessPoint struct {
 	Protocol      Protocol               `protobuf:"varint,3,opt,name=protocol,proto3,enum=mooring.v1.Protocol" json:"protocol,omitempty"`
 	Up            bool                   `protobuf:"varint,4,opt,name=up,proto3" json:"up,omitempty"`             // only these may be chosen
 	Draining      bool                   `protobuf:"varint,5,opt,name=draining,proto3" json:"draining,omitempty"` // only where there is no other
+	Load          uint64                 `protobuf:"varint,6,opt,name=load,proto3" json:"load,omitempty"`         // weights of what has its optimized access point here beside this request's placements
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlaceAccessPoint) Reset() {
 	*x = PlaceAccessPoint{}
-	mi := &file_mooring_proto_msgTypes[41]
+	mi := &file_mooring_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3273,7 @@ func (x *PlaceAccessPoint) String() string {
 func (*PlaceAccessPoint) ProtoMessage() {}
 
 func (x *PlaceAccessPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[41]
+	mi := &file_mooring_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3286,7 @@ func (x *PlaceAccessPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceAccessPoint.ProtoReflect.Descriptor instead.
 func (*PlaceAccessPoint) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{41}
+	return file_mooring_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PlaceAccessPoint) GetId() string {
@@ -3260,22 +3324,32 @@ func (x *PlaceAccessPoint) GetDraining() bool {
 	return false
 }
 
+func (x *PlaceAccessPoint) GetLoad() uint64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
 // Placement is where one host reaches one namespace.
 type Placement struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          *HostIdentity          `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`                           // PlaceNamespace.key
-	Optimized     string                 `protobuf:"bytes,3,opt,name=optimized,proto3" json:"optimized,omitempty"`                           // access point; empty: it has none
-	NonOptimized  []string               `protobuf:"bytes,4,rep,name=non_optimized,json=nonOptimized,proto3" json:"non_optimized,omitempty"` // at most 2, on other nodes wherever possible
-	PathEpoch     uint64                 `protobuf:"varint,5,opt,name=path_epoch,json=pathEpoch,proto3" json:"path_epoch,omitempty"`         // the core's; ignored in an answer
-	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`                                 // one line for the operator
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Host         string                 `protobuf:"bytes,7,opt,name=host,proto3" json:"host,omitempty"`                                     // PlaceHost.key
+	Namespace    string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`                           // PlaceNamespace.key
+	Optimized    string                 `protobuf:"bytes,3,opt,name=optimized,proto3" json:"optimized,omitempty"`                           // access point; empty: it has none
+	NonOptimized []string               `protobuf:"bytes,4,rep,name=non_optimized,json=nonOptimized,proto3" json:"non_optimized,omitempty"` // at most 2, on other nodes wherever possible
+	// One line for the operator. In a request: why it is so, if this policy has said so.
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// In a request: no policy has decided it, it is where the host connected first. It
+	// may go elsewhere as if it were new, but stays rather than moves if both are as good.
+	Provisional   bool `protobuf:"varint,8,opt,name=provisional,proto3" json:"provisional,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_mooring_proto_msgTypes[42]
+	mi := &file_mooring_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3287,7 +3361,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[42]
+	mi := &file_mooring_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3300,14 +3374,14 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{42}
+	return file_mooring_proto_rawDescGZIP(), []int{43}
 }
 
-func (x *Placement) GetHost() *HostIdentity {
+func (x *Placement) GetHost() string {
 	if x != nil {
 		return x.Host
 	}
-	return nil
+	return ""
 }
 
 func (x *Placement) GetNamespace() string {
@@ -3331,13 +3405,6 @@ func (x *Placement) GetNonOptimized() []string {
 	return nil
 }
 
-func (x *Placement) GetPathEpoch() uint64 {
-	if x != nil {
-		return x.PathEpoch
-	}
-	return 0
-}
-
 func (x *Placement) GetReason() string {
 	if x != nil {
 		return x.Reason
@@ -3345,16 +3412,23 @@ func (x *Placement) GetReason() string {
 	return ""
 }
 
+func (x *Placement) GetProvisional() bool {
+	if x != nil {
+		return x.Provisional
+	}
+	return false
+}
+
 type PlaceResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Placements    []*Placement           `protobuf:"bytes,1,rep,name=placements,proto3" json:"placements,omitempty"` // one for each host and namespace it may see
+	Placements    []*Placement           `protobuf:"bytes,1,rep,name=placements,proto3" json:"placements,omitempty"` // one for each of the request's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlaceResponse) Reset() {
 	*x = PlaceResponse{}
-	mi := &file_mooring_proto_msgTypes[43]
+	mi := &file_mooring_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3440,7 @@ func (x *PlaceResponse) String() string {
 func (*PlaceResponse) ProtoMessage() {}
 
 func (x *PlaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[43]
+	mi := &file_mooring_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3453,7 @@ func (x *PlaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceResponse.ProtoReflect.Descriptor instead.
 func (*PlaceResponse) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{43}
+	return file_mooring_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PlaceResponse) GetPlacements() []*Placement {
@@ -3582,34 +3656,36 @@ const file_mooring_proto_rawDesc = "" +
 	"\n" +
 	"placements\x18\x04 \x03(\v2\x15.mooring.v1.PlacementR\n" +
 	"placements\x12\x1c\n" +
-	"\trebalance\x18\x05 \x01(\bR\trebalance\"\x8b\x01\n" +
-	"\tPlaceHost\x12,\n" +
-	"\x04host\x18\x01 \x01(\v2\x18.mooring.v1.HostIdentityR\x04host\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
-	"\tconnected\x18\x03 \x03(\tR\tconnected\x12\x1e\n" +
-	"\n" +
-	"namespaces\x18\x04 \x03(\tR\n" +
-	"namespaces\"\x86\x01\n" +
+	"\trebalance\x18\x05 \x01(\bR\trebalance\"\xc8\x01\n" +
+	"\tPlaceHost\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\tR\x03key\x120\n" +
+	"\bprotocol\x18\x06 \x01(\x0e2\x14.mooring.v1.ProtocolR\bprotocol\x12\x12\n" +
+	"\x04name\x18\a \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12=\n" +
+	"\vconnections\x18\b \x03(\v2\x1b.mooring.v1.PlaceConnectionR\vconnectionsJ\x04\b\x01\x10\x02J\x04\b\x03\x10\x04J\x04\b\x04\x10\x05\"T\n" +
+	"\x0fPlaceConnection\x12\x1c\n" +
+	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\x12#\n" +
+	"\raccess_points\x18\x02 \x03(\tR\faccessPoints\"\x86\x01\n" +
 	"\x0ePlaceNamespace\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1c\n" +
 	"\tsubsystem\x18\x02 \x01(\tR\tsubsystem\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x16\n" +
 	"\x06tenant\x18\x04 \x01(\tR\x06tenant\x12\x16\n" +
-	"\x06weight\x18\x05 \x01(\rR\x06weight\"\x94\x01\n" +
+	"\x06weight\x18\x05 \x01(\rR\x06weight\"\xa8\x01\n" +
 	"\x10PlaceAccessPoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x120\n" +
 	"\bprotocol\x18\x03 \x01(\x0e2\x14.mooring.v1.ProtocolR\bprotocol\x12\x0e\n" +
 	"\x02up\x18\x04 \x01(\bR\x02up\x12\x1a\n" +
-	"\bdraining\x18\x05 \x01(\bR\bdraining\"\xd1\x01\n" +
-	"\tPlacement\x12,\n" +
-	"\x04host\x18\x01 \x01(\v2\x18.mooring.v1.HostIdentityR\x04host\x12\x1c\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining\x12\x12\n" +
+	"\x04load\x18\x06 \x01(\x04R\x04load\"\xc6\x01\n" +
+	"\tPlacement\x12\x12\n" +
+	"\x04host\x18\a \x01(\tR\x04host\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1c\n" +
 	"\toptimized\x18\x03 \x01(\tR\toptimized\x12#\n" +
-	"\rnon_optimized\x18\x04 \x03(\tR\fnonOptimized\x12\x1d\n" +
-	"\n" +
-	"path_epoch\x18\x05 \x01(\x04R\tpathEpoch\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"F\n" +
+	"\rnon_optimized\x18\x04 \x03(\tR\fnonOptimized\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12 \n" +
+	"\vprovisional\x18\b \x01(\bR\vprovisionalJ\x04\b\x01\x10\x02J\x04\b\x05\x10\x06\"F\n" +
 	"\rPlaceResponse\x125\n" +
 	"\n" +
 	"placements\x18\x01 \x03(\v2\x15.mooring.v1.PlacementR\n" +
@@ -3714,7 +3790,7 @@ func file_mooring_proto_rawDescGZIP() []byte {
 }
 
 var file_mooring_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_mooring_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_mooring_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_mooring_proto_goTypes = []any{
 	(Kind)(0),                    // 0: mooring.v1.Kind
 	(AttributeType)(0),           // 1: mooring.v1.AttributeType
@@ -3767,11 +3843,12 @@ var file_mooring_proto_goTypes = []any{
 	(*ReservationEvent)(nil),     // 48: mooring.v1.ReservationEvent
 	(*PlaceRequest)(nil),         // 49: mooring.v1.PlaceRequest
 	(*PlaceHost)(nil),            // 50: mooring.v1.PlaceHost
-	(*PlaceNamespace)(nil),       // 51: mooring.v1.PlaceNamespace
-	(*PlaceAccessPoint)(nil),     // 52: mooring.v1.PlaceAccessPoint
-	(*Placement)(nil),            // 53: mooring.v1.Placement
-	(*PlaceResponse)(nil),        // 54: mooring.v1.PlaceResponse
-	nil,                          // 55: mooring.v1.Metric.LabelsEntry
+	(*PlaceConnection)(nil),      // 51: mooring.v1.PlaceConnection
+	(*PlaceNamespace)(nil),       // 52: mooring.v1.PlaceNamespace
+	(*PlaceAccessPoint)(nil),     // 53: mooring.v1.PlaceAccessPoint
+	(*Placement)(nil),            // 54: mooring.v1.Placement
+	(*PlaceResponse)(nil),        // 55: mooring.v1.PlaceResponse
+	nil,                          // 56: mooring.v1.Metric.LabelsEntry
 }
 var file_mooring_proto_depIdxs = []int32{
 	0,  // 0: mooring.v1.Description.kind:type_name -> mooring.v1.Kind
@@ -3779,7 +3856,7 @@ var file_mooring_proto_depIdxs = []int32{
 	1,  // 2: mooring.v1.Attribute.type:type_name -> mooring.v1.AttributeType
 	16, // 3: mooring.v1.ConfigureResponse.errors:type_name -> mooring.v1.AttributeError
 	19, // 4: mooring.v1.HealthReport.metrics:type_name -> mooring.v1.Metric
-	55, // 5: mooring.v1.Metric.labels:type_name -> mooring.v1.Metric.LabelsEntry
+	56, // 5: mooring.v1.Metric.labels:type_name -> mooring.v1.Metric.LabelsEntry
 	22, // 6: mooring.v1.SetListenersRequest.listeners:type_name -> mooring.v1.Listener
 	25, // 7: mooring.v1.SetListenersResponse.states:type_name -> mooring.v1.ListenerState
 	32, // 8: mooring.v1.Update.exports:type_name -> mooring.v1.Exports
@@ -3806,13 +3883,13 @@ var file_mooring_proto_depIdxs = []int32{
 	36, // 29: mooring.v1.Registrant.host:type_name -> mooring.v1.HostIdentity
 	10, // 30: mooring.v1.ReservationEvent.type:type_name -> mooring.v1.ReservationEventType
 	50, // 31: mooring.v1.PlaceRequest.hosts:type_name -> mooring.v1.PlaceHost
-	51, // 32: mooring.v1.PlaceRequest.namespaces:type_name -> mooring.v1.PlaceNamespace
-	52, // 33: mooring.v1.PlaceRequest.access_points:type_name -> mooring.v1.PlaceAccessPoint
-	53, // 34: mooring.v1.PlaceRequest.placements:type_name -> mooring.v1.Placement
-	36, // 35: mooring.v1.PlaceHost.host:type_name -> mooring.v1.HostIdentity
-	3,  // 36: mooring.v1.PlaceAccessPoint.protocol:type_name -> mooring.v1.Protocol
-	36, // 37: mooring.v1.Placement.host:type_name -> mooring.v1.HostIdentity
-	53, // 38: mooring.v1.PlaceResponse.placements:type_name -> mooring.v1.Placement
+	52, // 32: mooring.v1.PlaceRequest.namespaces:type_name -> mooring.v1.PlaceNamespace
+	53, // 33: mooring.v1.PlaceRequest.access_points:type_name -> mooring.v1.PlaceAccessPoint
+	54, // 34: mooring.v1.PlaceRequest.placements:type_name -> mooring.v1.Placement
+	3,  // 35: mooring.v1.PlaceHost.protocol:type_name -> mooring.v1.Protocol
+	51, // 36: mooring.v1.PlaceHost.connections:type_name -> mooring.v1.PlaceConnection
+	3,  // 37: mooring.v1.PlaceAccessPoint.protocol:type_name -> mooring.v1.Protocol
+	54, // 38: mooring.v1.PlaceResponse.placements:type_name -> mooring.v1.Placement
 	11, // 39: mooring.v1.Plugin.Describe:input_type -> mooring.v1.DescribeRequest
 	14, // 40: mooring.v1.Plugin.Configure:input_type -> mooring.v1.ConfigureRequest
 	17, // 41: mooring.v1.Plugin.Health:input_type -> mooring.v1.HealthRequest
@@ -3836,7 +3913,7 @@ var file_mooring_proto_depIdxs = []int32{
 	38, // 59: mooring.v1.Core.Associate:output_type -> mooring.v1.AssociateResponse
 	43, // 60: mooring.v1.Core.Dissociate:output_type -> mooring.v1.DissociateResponse
 	45, // 61: mooring.v1.Core.Reserve:output_type -> mooring.v1.ReserveResponse
-	54, // 62: mooring.v1.Policy.Place:output_type -> mooring.v1.PlaceResponse
+	55, // 62: mooring.v1.Policy.Place:output_type -> mooring.v1.PlaceResponse
 	51, // [51:63] is the sub-list for method output_type
 	39, // [39:51] is the sub-list for method input_type
 	39, // [39:39] is the sub-list for extension type_name
@@ -3861,7 +3938,7 @@ func file_mooring_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mooring_proto_rawDesc), len(file_mooring_proto_rawDesc)),
 			NumEnums:      11,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -234,7 +234,7 @@ func (a *agent) startServices(ctx context.Context, undo *stack) error {
 		return err
 	}
 	undo.push(func() error { a.addresses.Close(); return nil })
-	a.paths = path.NewEngine(path.Options{Meta: a.meta, Logger: a.log.Named("path")})
+	a.paths = path.NewEngine(path.Options{Meta: a.meta, Node: a.node.ID, Policy: a.policy, Logger: a.log.Named("path")})
 	a.hosts = association.New(association.Options{
 		Meta: a.meta, Session: a.session, Node: a.node, Paths: a.paths, Access: a.access, Used: a.used, Journal: a.journal, Logger: a.log,
 	})

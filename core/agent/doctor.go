@@ -41,7 +41,7 @@ func (a *agent) notes() []string {
 }
 
 // Doctor implements admin.Agent.
-func (a *agent) Doctor(context.Context) []admin.Finding {
+func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 	var out []admin.Finding
 	add := func(level, what, fix string) {
 		out = append(out, admin.Finding{Level: level, What: what, Fix: fix})
@@ -70,6 +70,7 @@ func (a *agent) Doctor(context.Context) []admin.Finding {
 			add("ok", "plugin "+p.Entry.Name+" runs", "")
 		}
 	}
+	out = append(out, a.doctorPolicies(ctx)...)
 	for _, l := range a.Listeners() {
 		if l.State != "up" {
 			add("error", fmt.Sprintf("not listening at %s: %s", l.URL, l.State), "")

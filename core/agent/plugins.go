@@ -40,6 +40,7 @@ func (a *agent) startPlugins(ctx context.Context, undo *stack) error {
 	life, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { a.publish(life) })
+	wg.Go(func() { a.paths.Run(life) })
 	undo.push(func() error { stop(); wg.Wait(); return nil })
 	up := 0
 	for _, l := range a.Listeners() {
@@ -90,6 +91,14 @@ func (a *agent) devPlugins(ctx context.Context) error {
 	return nil
 }
 
+// startAnew starts a plugin whose block is new. A policy may run already, without one.
+func (a *agent) startAnew(ctx context.Context, p config.Plugin) error {
+	if err := a.plugins.Stop(ctx, p.Name); err != nil && !errors.Is(err, supervisor.ErrUnknown) {
+		return err
+	}
+	return a.startPlugin(ctx, p)
+}
+
 func (a *agent) startPlugin(ctx context.Context, p config.Plugin) error {
 	return a.plugins.Start(ctx, supervisor.Spec{
 		Name: p.Name, Config: p.Config, Where: p.Range, User: p.User, Threads: p.Threads, PoolBytes: p.PoolBytes,
@@ -110,6 +119,9 @@ func (a *agent) listenersOf(p config.Plugin) []*proto.Listener {
 func (a *agent) pluginChanged(s supervisor.Status) {
 	if s.State == supervisor.StateWaiting || s.State == supervisor.StateRefused {
 		a.event(meta.Warning, "plugin-"+s.State.String(), s.Entry.Name, s.Reason)
+	}
+	if d := s.Description; s.State == supervisor.StateRunning && d.GetKind() == proto.Kind_KIND_POLICY {
+		a.paths.Nudge()
 	}
 	if s.State == supervisor.StateRunning && s.Restarts > 0 {
 		a.event(meta.Info, "plugin-running", s.Entry.Name, fmt.Sprintf("pid %d, restart %d", s.PID, s.Restarts))
@@ -185,7 +197,7 @@ func (a *agent) reloadPlugins(ctx context.Context, old, c *config.Config, r *adm
 		i := slices.IndexFunc(old.Plugins, func(o config.Plugin) bool { return o.Name == p.Name })
 		// One that could not be started before is tried again.
 		if st, err := a.plugins.Status(p.Name); i < 0 || err != nil || st.State == supervisor.StateIdle {
-			if err := a.startPlugin(ctx, p); err != nil {
+			if err := a.startAnew(ctx, p); err != nil {
 				r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
 			} else {
 				r.Applied = append(r.Applied, "plugin "+p.Name+" started")
@@ -224,6 +236,7 @@ func (a *agent) reloadPlugin(ctx context.Context, old, p config.Plugin, r *admin
 		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: threads, pool, ring_entries and user of plugin %s are taken over at the agent's next start", p.Pos, p.Name))
 	}
 	restart, err := a.plugins.Reconfigure(ctx, p.Name, p.Config, p.Range)
+	a.paths.Nudge() // it may be a policy
 	switch {
 	case err != nil:
 		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))

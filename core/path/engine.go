@@ -9,10 +9,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/meta/store"
+	"github.com/mooring-io/mooring/sdk/policy"
 )
 
 // State is what a host sees at one access point, with NVMe's numbers. Base 8.1.3
@@ -56,26 +58,38 @@ func (e *TooSoonError) Is(target error) bool { return target == ErrTooSoon }
 // Options configure an Engine.
 type Options struct {
 	Meta *meta.Meta
-	// Policy returns the policy of that name; nil, or a nil answer: Builtin.
-	Policy func(name string) Policy
+	// Node is whose engine it is. Of the nodes that are alive, the one with the lowest
+	// slot has policies decide. uuid.Nil: this one does.
+	Node uuid.UUID
+	// Policy returns the policy that tenants choose by that name. nil: there are none,
+	// and Builtin decides everything.
+	Policy func(ctx context.Context, name string) (policy.Policy, error)
 	Clock  store.Clock // nil: the machine's
 	// MoveInterval is the least time between two moves of a path that a host's writes
 	// cause. 0: one second
 	MoveInterval time.Duration
 	// PolicyTimeout bounds how long a policy may think. 0: two seconds
 	PolicyTimeout time.Duration
-	Logger        hclog.Logger
+	// Settle is how long Run waits for more after a host connected or left: hosts make
+	// their connections one after the other. 0: one second
+	Settle time.Duration
+	Logger hclog.Logger
 }
 
 // Engine places paths. It is safe for use by many goroutines; several engines on
 // one Meta agree, because every change is a compare-and-commit.
 type Engine struct {
 	meta     *meta.Meta
-	policy   func(string) Policy
+	node     uuid.UUID
+	policy   func(context.Context, string) (policy.Policy, error)
 	clock    store.Clock
 	interval time.Duration
 	patience time.Duration
+	calm     time.Duration
 	log      hclog.Logger
+	poke     chan struct{} // capacity 1
+
+	deciding sync.Mutex // one Reconcile at a time
 
 	mu    sync.Mutex
 	moved map[meta.PathKey]int64 // Boot time of the last move by a write
@@ -84,8 +98,9 @@ type Engine struct {
 // NewEngine returns an engine without goroutines of its own; see Run.
 func NewEngine(o Options) *Engine {
 	e := &Engine{
-		meta: o.Meta, policy: o.Policy, clock: o.Clock, log: o.Logger, moved: map[meta.PathKey]int64{},
+		meta: o.Meta, node: o.Node, policy: o.Policy, clock: o.Clock, log: o.Logger, moved: map[meta.PathKey]int64{},
 		interval: cmp.Or(o.MoveInterval, time.Second), patience: cmp.Or(o.PolicyTimeout, 2*time.Second),
+		calm: cmp.Or(o.Settle, time.Second), poke: make(chan struct{}, 1),
 	}
 	if e.clock == nil {
 		e.clock = store.SystemClock()
@@ -96,9 +111,10 @@ func NewEngine(o Options) *Engine {
 	return e
 }
 
-// Place makes sure that a host's namespaces of a subsystem are placed and returns
-// their paths with epochs, by NSID. It is called after meta.BeginAssociation. A
-// policy that fails changes nothing; what has no path yet is then placed by Builtin.
+// Place makes sure that a host can reach its namespaces of a subsystem and returns
+// their paths with epochs, by NSID. It is called after meta.BeginAssociation, and
+// asks no policy: what has no path yet, or none that the host could use, is placed
+// by Builtin, until Run has the policy decide.
 func (e *Engine) Place(ctx context.Context, nqn string, h meta.HostID) ([]meta.Path, error) {
 	for range 10 {
 		err := e.place(ctx, nqn, h)
@@ -114,152 +130,143 @@ func (e *Engine) Place(ctx context.Context, nqn string, h meta.HostID) ([]meta.P
 }
 
 func (e *Engine) place(ctx context.Context, nqn string, h meta.HostID) error {
-	q, paths, tenant, err := e.request(ctx, nqn, h)
-	if err != nil || len(q.Pairs) == 0 {
+	s, err := e.host(ctx, nqn, h)
+	if err != nil {
 		return err
 	}
-	name, answer := e.ask(ctx, tenant, q)
+	_, err = e.rescue(ctx, s.request(BuiltinName, false), s)
+	return err
+}
+
+// rescue has Builtin place the pairs of a request that have no path that their host
+// could use, and leaves all others as they are.
+func (e *Engine) rescue(ctx context.Context, req *policy.Request, s *snapshot) ([]meta.Path, error) {
+	c, err := policy.Read(req)
+	if err != nil {
+		return nil, err
+	}
+	var lost policy.Response
+	for _, p := range c.Pairs {
+		if !reachable(p) && len(p.Candidates) > 0 {
+			lost.Placements = append(lost.Placements, placeOne(c, p))
+		}
+	}
+	return e.commit(ctx, s, BuiltinName, &lost)
+}
+
+// reachable says whether a host has a connection, or could have one, to an access point
+// where the pair is optimized or non-optimized.
+func reachable(p *policy.Pair) bool {
+	return p.Stays() || slices.ContainsFunc(p.Present.GetNonOptimized(), p.Candidate)
+}
+
+// commit writes an answer that was found to be good.
+func (e *Engine) commit(ctx context.Context, s *snapshot, name string, answer *policy.Response) ([]meta.Path, error) {
 	var changes []meta.PathChange
-	for i, a := range answer {
-		was := paths[a.Key]
-		if a.equal(q.Pairs[i].Present) && was.Moves != 0 {
+	for _, a := range answer.GetPlacements() {
+		key := s.keys[pairKey{a.GetHost(), a.GetNamespace()}]
+		was := s.paths[key]
+		if was.Optimized == a.GetOptimized() && slices.Equal(was.NonOptimized, a.GetNonOptimized()) &&
+			was.Policy == name && was.Reason == a.GetReason() {
 			continue
 		}
 		changes = append(changes, meta.PathChange{Expect: was.Moves, Path: meta.Path{
-			Key: a.Key, Optimized: a.Optimized, NonOptimized: a.NonOptimized, Policy: name, Reason: a.Reason,
+			Key: key, Optimized: a.GetOptimized(), NonOptimized: a.GetNonOptimized(), Policy: name, Reason: a.GetReason(),
 		}})
 	}
 	done, err := e.meta.SetPaths(ctx, changes)
 	for _, p := range done {
-		if was := paths[p.Key]; was.Optimized != p.Optimized {
+		if was := s.paths[p.Key]; was.Optimized != p.Optimized {
 			e.log.Info("path placed", "host", p.Key.Host.Name, "subsystem", p.Key.Subsystem, "nsid", p.Key.NSID,
-				"optimized", p.Optimized, "epoch", p.Epoch, "reason", p.Reason)
+				"from", was.Optimized, "optimized", p.Optimized, "epoch", p.Epoch, "policy", name, "reason", p.Reason)
 		}
+	}
+	return done, err
+}
+
+// Reconcile has the policy of each tenant decide anew where every connected host finds
+// its namespaces. A policy that fails changes nothing, but for what has no path that
+// its host could use: that is placed by Builtin. The error joins those of the policies.
+func (e *Engine) Reconcile(ctx context.Context) error {
+	e.deciding.Lock()
+	defer e.deciding.Unlock()
+	for range 10 {
+		err := e.reconcile(ctx)
+		if !errors.Is(err, meta.ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("place paths: %w", meta.ErrConflict)
+}
+
+func (e *Engine) reconcile(ctx context.Context) error {
+	s, err := e.all(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, name := range s.policies() {
+		err := e.decide(ctx, s, name, false)
+		if errors.Is(err, meta.ErrConflict) {
+			return err
+		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// decide has one policy place what it is to place.
+func (e *Engine) decide(ctx context.Context, s *snapshot, name string, rebalance bool) error {
+	req := s.request(name, rebalance)
+	answer, by, err := e.ask(ctx, name, req)
+	if err != nil {
+		_, lost := e.rescue(ctx, req, s)
+		return errors.Join(err, lost)
+	}
+	done, err := e.commit(ctx, s, by, answer)
+	for _, p := range done { // the next policy sees where these are now
+		s.paths[p.Key] = p
 	}
 	return err
 }
 
-// ask returns a valid answer, in the order of the pairs, and who gave it.
-func (e *Engine) ask(ctx context.Context, tenant meta.Tenant, q Request) (string, []Placement) {
-	if e.policy != nil {
-		if p := e.policy(tenant.Policy); p != nil {
-			answer, err := e.consult(ctx, p, q)
-			if err == nil {
-				return p.Name(), answer
-			}
-			e.log.Warn("the path policy gave no valid answer; placed paths stay", "policy", p.Name(), "tenant", tenant.Name, "error", err)
-			return p.Name(), e.fallback(ctx, q)
-		}
+// ask returns a good answer, and who gave it. Where there is nothing to choose, the
+// policy is not bothered.
+func (e *Engine) ask(ctx context.Context, name string, req *policy.Request) (*policy.Response, string, error) {
+	if e.policy == nil || !choice(req) {
+		answer, err := Builtin{}.Place(ctx, req)
+		return answer, BuiltinName, err
 	}
-	answer, err := e.consult(ctx, Builtin{}, q)
-	if err != nil {
-		e.log.Debug("no placement is possible", "error", err)
-		answer = nil
-	}
-	return Builtin{}.Name(), answer
-}
-
-// fallback keeps what is placed and places the rest by the built-in rule.
-func (e *Engine) fallback(ctx context.Context, q Request) []Placement {
-	answer, err := e.consult(ctx, Builtin{}, q)
-	if err != nil {
-		return nil
-	}
-	for i, p := range q.Pairs {
-		if p.Present.Optimized != "" {
-			answer[i] = p.Present
-		}
-	}
-	return answer
-}
-
-func (e *Engine) consult(ctx context.Context, p Policy, q Request) ([]Placement, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.patience)
 	defer cancel()
-	answer, err := p.Place(ctx, q)
+	p, err := e.policy(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, "", fmt.Errorf("policy %s: %w", name, err)
 	}
-	if err := Validate(q, answer); err != nil {
-		return nil, err
+	for _, a := range req.Placements {
+		if a.Provisional {
+			a.Reason = "" // not its own
+		}
 	}
-	at := make(map[meta.PathKey]int, len(q.Pairs))
-	for i, pair := range q.Pairs {
-		at[pair.Key] = i
-	}
-	slices.SortFunc(answer, func(a, b Placement) int { return at[a.Key] - at[b.Key] })
-	return answer, nil
-}
-
-// request gathers what a policy must know of one host and subsystem.
-func (e *Engine) request(ctx context.Context, nqn string, h meta.HostID) (Request, map[meta.PathKey]meta.Path, meta.Tenant, error) {
-	var q Request
-	var tenant meta.Tenant
-	sub, err := e.meta.Subsystem(ctx, nqn)
+	answer, err := p.Place(ctx, req)
 	if err == nil {
-		tenant, err = e.meta.Tenant(ctx, sub.Tenant)
+		err = policy.Check(req, answer)
 	}
 	if err != nil {
-		return q, nil, tenant, err
+		return nil, "", fmt.Errorf("policy %s: %w", name, err)
 	}
-	if q.AccessPoints, err = e.accessPoints(ctx); err != nil {
-		return q, nil, tenant, err
-	}
-	connected, err := e.connected(ctx, nqn, h)
-	if err != nil {
-		return q, nil, tenant, err
-	}
-	spaces, err := e.meta.Namespaces(ctx, nqn)
-	if err != nil {
-		return q, nil, tenant, err
-	}
-	present, err := e.meta.HostPaths(ctx, nqn, h)
-	if err != nil {
-		return q, nil, tenant, err
-	}
-	paths := make(map[meta.PathKey]meta.Path, len(present))
-	for _, p := range present {
-		paths[p.Key] = p
-	}
-	for _, n := range spaces {
-		if h.Protocol == meta.NVMe && !n.VisibleHost(h.Name) {
-			continue
-		}
-		key := meta.NewPathKey(h, nqn, n.NSID)
-		q.Pairs = append(q.Pairs, Pair{Key: key, Connected: connected, Present: placement(paths[key])})
-	}
-	return q, paths, tenant, nil
+	return answer, name, nil
 }
 
-func placement(p meta.Path) Placement {
-	return Placement{Key: p.Key, Optimized: p.Optimized, NonOptimized: p.NonOptimized, Reason: p.Reason}
-}
-
-func (e *Engine) accessPoints(ctx context.Context) ([]AccessPoint, error) {
-	all, err := e.meta.AccessPoints(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]AccessPoint, 0, len(all))
-	for _, a := range all {
-		out = append(out, AccessPoint{ID: a.ID, Node: a.Node.String(), Protocol: protocolOf(a.URL), Up: a.Up, Reason: a.Reason})
-	}
-	return out, nil
-}
-
-// connected returns where the host has living associations, the earliest first.
-func (e *Engine) connected(ctx context.Context, nqn string, h meta.HostID) ([]string, error) {
-	a, err := e.meta.HostAssociations(ctx, nqn, h)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, o := range a.Open { // in the order in which they began
-		if !slices.Contains(out, o.AccessPoint) {
-			out = append(out, o.AccessPoint)
+// choice says whether any host has more than one access point to choose from.
+func choice(req *policy.Request) bool {
+	up := map[any]int{}
+	for _, a := range req.GetAccessPoints() {
+		if a.GetUp() {
+			up[a.GetProtocol()]++
 		}
 	}
-	return out, nil
+	return slices.ContainsFunc(req.GetHosts(), func(h *policy.Host) bool { return up[h.GetProtocol()] > 1 })
 }
 
 // Written moves a path because the host writes at a non-optimized access point: that
@@ -323,52 +330,96 @@ func (e *Engine) noteMove(k meta.PathKey) {
 	e.moved[k] = e.clock.Boot()
 }
 
-// Reconcile places again what every connected host has: after access points went
-// up or down, namespaces came, or a tenant chose another policy. What need not move
-// does not.
-func (e *Engine) Reconcile(ctx context.Context) error {
-	subsystems, err := e.meta.Subsystems(ctx)
-	if err != nil {
-		return err
+// How long Run waits for more at most, while hosts keep connecting, and before it tries
+// again after a failure.
+const (
+	maxSettle = 5 * time.Second
+	minRetry  = time.Second
+	maxRetry  = 30 * time.Second
+)
+
+// Nudge has Run decide soon: something that is not in Meta has changed, such as a
+// policy's configuration.
+func (e *Engine) Nudge() {
+	select {
+	case e.poke <- struct{}{}:
+	default:
 	}
-	var failed []error
-	for _, s := range subsystems {
-		all, err := e.meta.Associations(ctx, s.NQN)
-		if err != nil {
-			return err
+}
+
+// Run reconciles whenever Meta hints at a reason, until ctx ends: at once after most,
+// after a while when hosts connect or leave.
+func (e *Engine) Run(ctx context.Context) {
+	hints := e.meta.Watch(ctx, meta.TopicAccessPoints, meta.TopicSessions, meta.TopicNamespaces, meta.TopicSubsystems, meta.TopicTenants,
+		meta.TopicAssociations)
+	due := time.NewTimer(0)
+	defer due.Stop()
+	var since time.Time // of the first change that waits; zero: none does
+	retry, said := minRetry, ""
+	soon := func(d time.Duration) {
+		if since.IsZero() {
+			since = time.Now()
 		}
-		for _, a := range all {
-			if len(a.Open) == 0 {
+		due.Reset(min(d, max(0, time.Until(since.Add(maxSettle)))))
+	}
+	for {
+		select {
+		case topics, ok := <-hints:
+			if !ok {
+				return
+			}
+			if len(topics) == 1 && topics[0] == meta.TopicAssociations {
+				soon(e.calm)
+			} else {
+				soon(0)
+			}
+		case <-e.poke:
+			soon(0)
+		case <-due.C:
+			since = time.Time{}
+			err := e.turn(ctx)
+			if err == nil || ctx.Err() != nil {
+				retry, said = minRetry, ""
 				continue
 			}
-			if _, err := e.Place(ctx, s.NQN, a.Host); err != nil {
-				failed = append(failed, err)
+			if err.Error() != said {
+				said = err.Error()
+				e.log.Warn("paths could not be placed; those that are placed stay, and it is tried again", "error", err)
 			}
-		}
-	}
-	return errors.Join(failed...)
-}
-
-// Run reconciles whenever Meta hints at a reason, until ctx ends.
-func (e *Engine) Run(ctx context.Context) {
-	hints := e.meta.Watch(ctx, meta.TopicAccessPoints, meta.TopicSessions, meta.TopicNamespaces, meta.TopicSubsystems, meta.TopicTenants)
-	for range hints {
-		if err := e.Reconcile(ctx); err != nil && ctx.Err() == nil {
-			e.log.Warn("paths could not be placed", "error", err)
+			due.Reset(retry)
+			retry = min(2*retry, maxRetry)
 		}
 	}
 }
 
-// Simulate says how a host's namespaces would be placed if it were connected at
-// these access points, without changing anything.
-func (e *Engine) Simulate(ctx context.Context, nqn string, h meta.HostID, connected []string) ([]Placement, error) {
-	q, _, tenant, err := e.request(ctx, nqn, h)
+// turn reconciles if that is for this node to do.
+func (e *Engine) turn(ctx context.Context) error {
+	mine, err := e.mine(ctx)
+	if err != nil || !mine {
+		return err
+	}
+	return e.Reconcile(ctx)
+}
+
+// mine says whether this node is the one that has policies decide. Two nodes that both
+// think so do no harm: each change is compared with what it was decided on.
+func (e *Engine) mine(ctx context.Context) (bool, error) {
+	if e.node == uuid.Nil {
+		return true, nil
+	}
+	sessions, err := e.meta.Sessions(ctx)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	for i := range q.Pairs {
-		q.Pairs[i].Connected = connected
+	nodes, err := e.meta.Nodes(ctx)
+	if err != nil {
+		return false, err
 	}
-	_, answer := e.ask(ctx, tenant, q)
-	return answer, nil
+	slices.SortFunc(nodes, func(a, b meta.Node) int { return a.Slot - b.Slot })
+	for _, n := range nodes {
+		if slices.ContainsFunc(sessions, func(s meta.SessionInfo) bool { return s.Node == n.ID }) {
+			return n.ID == e.node, nil
+		}
+	}
+	return false, nil
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +16,9 @@ import (
 	"github.com/mooring-io/mooring/core/meta/store/memory"
 	"github.com/mooring-io/mooring/core/meta/store/storetest"
 	"github.com/mooring-io/mooring/core/path"
+	"github.com/mooring-io/mooring/sdk"
+	"github.com/mooring-io/mooring/sdk/plugintest"
+	"github.com/mooring-io/mooring/sdk/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,136 +27,61 @@ const nqn = "nqn.2026-11.io.mooring:test"
 
 var host = meta.HostID{Protocol: meta.NVMe, Name: "nqn.2026-11.io.mooring:h", ID: meta.UID{1}}
 
-func point(id, node string, up bool) path.AccessPoint {
-	return path.AccessPoint{ID: id, Node: node, Protocol: meta.NVMe, Up: up}
-}
-
 func TestBuiltin(t *testing.T) {
-	three := []path.AccessPoint{point("a", "1", true), point("b", "1", true), point("c", "2", true), point("d", "3", true)}
-	down := func(ids ...string) []path.AccessPoint {
-		out := slices.Clone(three)
-		for i := range out {
-			out[i].Up = !slices.Contains(ids, out[i].ID)
-		}
-		return out
+	three := map[string]string{"a": "1", "b": "1", "c": "2", "d": "3"} // access points and their nodes
+	present := func(o string, n ...string) *policy.Placement {
+		return &policy.Placement{Host: "h", Namespace: "n", Optimized: o, NonOptimized: n}
 	}
-	present := func(o string, n ...string) path.Placement { return path.Placement{Optimized: o, NonOptimized: n} }
 	for _, c := range []struct {
 		rule      string
-		points    []path.AccessPoint
+		points    map[string]string
+		down      string
 		connected []string
-		present   path.Placement
+		present   *policy.Placement
 		want      string
 	}{
-		{"the first connection decides", three, []string{"b"}, present(""), "b [c d]"},
-		{"the order of connections counts, not of names", three, []string{"d", "a"}, present(""), "d [a c]"},
-		{"it is sticky", three, []string{"a", "b"}, present("b", "c", "d"), "b [c d]"},
-		{"standbys are sticky, too", three, []string{"a"}, present("c", "a", "d"), "a [c d]"},
-		{"but go to other nodes where they can", three, []string{"a"}, present("a", "b", "d"), "a [c d]"},
-		{"one that is down is left", down("b"), []string{"b", "c"}, present("b", "c", "d"), "c [a d]"},
-		{"one that the host left is left", three, []string{"c"}, present("b", "c", "d"), "c [b d]"},
-		{"a host that is not connected moves nothing", three, nil, present("b", "c", "d"), "b [c d]"},
-		{"unless what it had is down", down("b"), nil, present("b", "c", "d"), "a [c d]"},
-		{"a standby that is down is replaced", down("c"), []string{"b"}, present("b", "c", "d"), "b [a d]"},
-		{"nothing up: nothing moves", down("a", "b", "c", "d"), nil, present("b", "c", "d"), "b [c d]"},
-		{"nothing at all", nil, nil, present(""), " []"},
-		{"one access point", three[:1], []string{"a"}, present(""), "a []"},
+		{"the first connection decides", three, "", []string{"b"}, present(""), "b [c d]"},
+		{"the order of connections counts, not of names", three, "", []string{"d", "a"}, present(""), "d [a c]"},
+		{"it is sticky", three, "", []string{"a", "b"}, present("b", "c", "d"), "b [c d]"},
+		{"one that is down is left", three, "b", []string{"b", "c"}, present("b", "c", "d"), "c [a d]"},
+		{"one that the host left is left", three, "", []string{"c"}, present("b", "c", "d"), "c [b d]"},
+		{"a host that is not connected moves nothing", three, "", nil, present("b", "c", "d"), "b [c d]"},
+		{"unless what it had is down", three, "b", nil, present("b", "c", "d"), "a [c d]"},
+		{"a standby that is down is replaced", three, "c", []string{"b"}, present("b", "c", "d"), "b [a d]"},
+		{"nothing up: nothing moves", three, "abcd", nil, present("b", "c", "d"), "b [c d]"},
+		{"nothing at all", nil, "", nil, present(""), " []"},
+		{"one access point", map[string]string{"a": "1"}, "", []string{"a"}, present(""), "a []"},
 	} {
-		key := meta.NewPathKey(host, nqn, 1)
-		c.present.Key = key
-		q := path.Request{AccessPoints: c.points, Pairs: []path.Pair{{Key: key, Connected: c.connected, Present: c.present}}}
-		got, err := path.Builtin{}.Place(t.Context(), q)
-		if err != nil || len(got) != 1 || got[0].Reason == "" {
-			t.Fatalf("%s: %+v, %v", c.rule, got, err)
+		req := &policy.Request{
+			Hosts:      []*policy.Host{{Key: "h", Protocol: policy.NVMe, Connections: []*policy.Connection{{Subsystem: "s", AccessPoints: c.connected}}}},
+			Namespaces: []*policy.Namespace{{Key: "n", Subsystem: "s"}}, Placements: []*policy.Placement{c.present},
 		}
-		if s := fmt.Sprintf("%s %v", got[0].Optimized, got[0].NonOptimized); s != c.want {
+		for id, node := range c.points {
+			req.AccessPoints = append(req.AccessPoints, &policy.AccessPoint{Id: id, Node: node, Protocol: policy.NVMe, Up: !strings.Contains(c.down, id)})
+		}
+		got, err := path.Builtin{}.Place(t.Context(), req)
+		if err == nil {
+			err = policy.Check(req, got)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v: %v", c.rule, got, err)
+		}
+		if s := fmt.Sprintf("%s %v", got.Placements[0].Optimized, got.Placements[0].NonOptimized); s != c.want {
 			t.Errorf("%s: got %q, want %q", c.rule, s, c.want)
 		}
-		if c.points != nil {
-			if err := path.Validate(q, got); err != nil {
-				t.Errorf("%s: %v", c.rule, err)
-			}
-		}
 	}
 }
 
-// Whatever is up and connected: the answer is valid, repeats itself, and changes
+// Whatever is up and connected: the answer is good, repeats itself, and changes
 // nothing when asked again.
-func TestBuiltinProperties(t *testing.T) {
-	rnd := rand.New(rand.NewSource(storetest.Seed(t)))
-	for range 2000 {
-		var q path.Request
-		for i := range 1 + rnd.Intn(6) {
-			q.AccessPoints = append(q.AccessPoints, point(string(rune('a'+i)), string(rune('1'+rnd.Intn(3))), rnd.Intn(4) > 0))
-		}
-		ids := func(n int) (out []string) {
-			for _, i := range rnd.Perm(len(q.AccessPoints))[:min(n, len(q.AccessPoints))] {
-				out = append(out, q.AccessPoints[i].ID)
-			}
-			return out
-		}
-		for id := range 3 {
-			p := path.Pair{Key: meta.NewPathKey(host, nqn, meta.NSID(id+1)), Connected: ids(rnd.Intn(3))}
-			if had := ids(rnd.Intn(4)); len(had) > 0 {
-				p.Present = path.Placement{Optimized: had[0], NonOptimized: had[1:]}
-			}
-			p.Present.Key = p.Key
-			q.Pairs = append(q.Pairs, p)
-		}
-		first, err := path.Builtin{}.Place(t.Context(), q)
-		if err != nil {
-			t.Fatal(err)
-		}
-		up := slices.ContainsFunc(q.AccessPoints, func(a path.AccessPoint) bool { return a.Up })
-		if err := path.Validate(q, first); err != nil && up {
-			t.Fatalf("%+v: %+v: %v", q, first, err)
-		}
-		for i := range q.Pairs {
-			q.Pairs[i].Present = first[i]
-		}
-		again, err := path.Builtin{}.Place(t.Context(), q)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range again {
-			if again[i].Optimized != first[i].Optimized || !slices.Equal(again[i].NonOptimized, first[i].NonOptimized) {
-				t.Fatalf("%+v: %+v, and then %+v", q, first[i], again[i])
-			}
-		}
-	}
+func TestBuiltinConforms(t *testing.T) {
+	plugintest.RunPolicy(t, plugintest.PolicyConfig{New: func() sdk.PolicyPlugin { return asPlugin{} }})
 }
 
-func TestValidate(t *testing.T) {
-	key := meta.NewPathKey(host, nqn, 1)
-	q := path.Request{
-		AccessPoints: []path.AccessPoint{point("a", "1", true), point("b", "2", true), point("c", "3", false), {ID: "i", Protocol: meta.ISCSI, Up: true}},
-		Pairs:        []path.Pair{{Key: key, Present: path.Placement{Key: key, Optimized: "c"}}},
-	}
-	one := func(o string, n ...string) []path.Placement {
-		return []path.Placement{{Key: key, Optimized: o, NonOptimized: n}}
-	}
-	for rule, c := range map[string]struct {
-		answer []path.Placement
-		ok     bool
-	}{
-		"good":                   {one("a", "b"), true},
-		"what is may stay":       {one("c"), true},
-		"missing":                {nil, false},
-		"twice":                  {append(one("a"), one("a")...), false},
-		"not asked":              {append(one("a"), path.Placement{Key: meta.NewPathKey(host, nqn, 2), Optimized: "a"}), false},
-		"none":                   {one(""), false},
-		"unknown":                {one("x"), false},
-		"down":                   {one("a", "c"), false},
-		"another protocol":       {one("i"), false},
-		"optimized again":        {one("a", "a"), false},
-		"the same standby twice": {one("a", "b", "b"), false},
-		"three standbys":         {one("a", "b", "c", "i"), false},
-	} {
-		if err := path.Validate(q, c.answer); (err == nil) != c.ok || (err != nil && !errors.Is(err, path.ErrBadPlacement)) {
-			t.Errorf("%s: %v", rule, err)
-		}
-	}
-}
+type asPlugin struct{ path.Builtin }
+
+func (asPlugin) Describe() sdk.Description { return sdk.Description{Name: "builtin", Version: "1.0.0"} }
+func (asPlugin) Configure(c []byte) error  { return sdk.NoConfig(c) }
 
 // world is an engine over a Meta with one subsystem and two namespaces.
 type world struct {
@@ -163,7 +91,7 @@ type world struct {
 	e      *path.Engine
 	s      *meta.Session
 	clock  *storetest.Clock
-	policy path.Policy
+	policy policy.Policy
 	next   uint64
 }
 
@@ -184,9 +112,17 @@ func newWorld(t *testing.T) *world {
 	for _, name := range []string{"v", "w"} {
 		w.attach(name)
 	}
-	w.e = path.NewEngine(path.Options{Meta: w.m, Clock: w.clock, Policy: func(string) path.Policy { return w.policy }, PolicyTimeout: 10 * time.Millisecond})
+	w.e = path.NewEngine(path.Options{Meta: w.m, Clock: w.clock, Policy: w.policyOf, PolicyTimeout: 100 * time.Millisecond, Settle: time.Millisecond})
 	w.up("a", "b", "c")
 	return w
+}
+
+// policyOf is that of every tenant: the world's, or the built-in rule.
+func (w *world) policyOf(context.Context, string) (policy.Policy, error) {
+	if w.policy == nil {
+		return path.Builtin{}, nil
+	}
+	return w.policy, nil
 }
 
 func (w *world) must(err error) {
@@ -263,7 +199,7 @@ func TestReconcile(t *testing.T) {
 	w.up("b", "c")
 	w.must(w.e.Reconcile(w.ctx))
 	for i, p := range w.paths()[:2] {
-		if p.Optimized != "b" || p.Epoch != before[i].Epoch+1 || slices.Contains(p.NonOptimized, "a") {
+		if p.Optimized != "b" || p.Epoch != before[i].Epoch+1 || slices.Contains(p.NonOptimized, "a") || !strings.Contains(p.Reason, "a is down") {
 			t.Fatalf("access point a went down: %+v after %+v", p, before[i])
 		}
 	}
@@ -274,13 +210,19 @@ func TestReconcile(t *testing.T) {
 			t.Fatalf("access point a came back: %+v", p)
 		}
 	}
-	h := meta.HostID{Protocol: meta.NVMe, Name: host.Name}
-	w.must(w.m.SetVisibility(w.ctx, nqn, 1, []string{nqn}))
-	if p, err := w.e.Simulate(w.ctx, nqn, h, []string{"d"}); err != nil || len(p) != 2 || p[0].Optimized != "d" {
-		t.Fatalf("%+v, %v", p, err)
-	}
-	if p := w.paths()[1]; p.Optimized != "b" {
-		t.Fatalf("a simulation changed %+v", p)
+}
+
+// A host that connects is served at once, whatever its policy does.
+func TestConnectingAsksNoPolicy(t *testing.T) {
+	w := newWorld(t)
+	w.policy = policy.Func(func(context.Context, *policy.Request) (*policy.Response, error) {
+		t.Error("a policy was asked")
+		return nil, errors.New("no")
+	})
+	w.connect("b")
+	w.up("a", "c", "d") // the host's only connection is where its paths are; another one is made
+	if p := w.connect("d"); p[0].Optimized != "d" || p[1].Optimized != "d" || p[0].Policy != path.BuiltinName {
+		t.Fatalf("%+v", p)
 	}
 }
 
@@ -314,42 +256,68 @@ func TestWritten(t *testing.T) {
 	}
 }
 
-// rogue is a policy that misbehaves.
-type rogue struct {
-	place func(ctx context.Context, q path.Request) ([]path.Placement, error)
-}
-
-func (rogue) Name() string { return "rogue" }
-func (r rogue) Place(ctx context.Context, q path.Request) ([]path.Placement, error) {
-	return r.place(ctx, q)
-}
-
 func TestBadPolicyChangesNothing(t *testing.T) {
-	for name, place := range map[string]func(ctx context.Context, q path.Request) ([]path.Placement, error){
-		"dead":  func(context.Context, path.Request) ([]path.Placement, error) { return nil, errors.New("plugin exited") },
-		"empty": func(context.Context, path.Request) ([]path.Placement, error) { return nil, nil },
-		"hangs": func(ctx context.Context, _ path.Request) ([]path.Placement, error) {
+	good := func(q *policy.Request) *policy.Response {
+		r, err := path.Builtin{}.Place(t.Context(), q)
+		if err != nil {
+			t.Error(err)
+		}
+		return r
+	}
+	for name, place := range map[string]policy.Func{
+		"dead": func(context.Context, *policy.Request) (*policy.Response, error) {
+			return nil, errors.New("plugin exited")
+		},
+		"empty": func(context.Context, *policy.Request) (*policy.Response, error) { return nil, nil },
+		"hangs": func(ctx context.Context, _ *policy.Request) (*policy.Response, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		},
-		"nonsense": func(_ context.Context, q path.Request) ([]path.Placement, error) {
-			return []path.Placement{{Key: q.Pairs[0].Key, Optimized: "nowhere"}, {Key: q.Pairs[1].Key, Optimized: "a"}}, nil
+		"nowhere": func(_ context.Context, q *policy.Request) (*policy.Response, error) {
+			r := good(q)
+			r.Placements[1].Optimized = "nowhere"
+			return r, nil
+		},
+		"one too few": func(_ context.Context, q *policy.Request) (*policy.Response, error) {
+			r := good(q)
+			r.Placements[0], r.Placements = r.Placements[len(r.Placements)-1], r.Placements[:len(r.Placements)-1]
+			return r, nil
+		},
+		"no standby": func(_ context.Context, q *policy.Request) (*policy.Response, error) {
+			r := good(q)
+			r.Placements[0].Optimized, r.Placements[0].NonOptimized = "b", nil
+			return r, nil
 		},
 	} {
 		w := newWorld(t)
 		before := w.connect("a")
-		w.policy = rogue{place}
+		w.policy = place
 		w.connect("b")
 		n := w.attach("late") // a host must find what it is given, policy or not
-		w.must(w.e.Reconcile(w.ctx))
+		if err := w.e.Reconcile(w.ctx); err == nil {
+			t.Errorf("%s: nobody is told", name)
+		}
 		after := w.paths()
 		for i := range before {
-			if after[i].Epoch != before[i].Epoch || after[i].Optimized != "a" {
+			if after[i].Epoch != before[i].Epoch || after[i].Optimized != "a" || after[i].Reason != before[i].Reason {
 				t.Errorf("%s: %+v became %+v", name, before[i], after[i])
 			}
 		}
 		if len(after) != 3 || after[2].Key.NSID != n.NSID || after[2].Optimized != "a" {
 			t.Errorf("%s: %+v", name, after)
+		}
+		// What is optimized is down, and the host can go on elsewhere: it stays. Where
+		// it cannot, the built-in rule takes over.
+		w.up("b", "c", "d")
+		_ = w.e.Reconcile(w.ctx)
+		if p := w.paths()[0]; p.Optimized != "a" {
+			t.Errorf("%s: %+v", name, p)
+		}
+		w.connect("d")
+		w.up("d")
+		_ = w.e.Reconcile(w.ctx)
+		if p := w.paths()[0]; p.Optimized != "d" || p.Policy != path.BuiltinName {
+			t.Errorf("%s: %+v", name, p)
 		}
 	}
 }
@@ -358,18 +326,116 @@ func TestGoodPolicyIsFollowed(t *testing.T) {
 	w := newWorld(t)
 	w.connect("a")
 	w.connect("c")
-	w.policy = rogue{func(_ context.Context, q path.Request) ([]path.Placement, error) {
-		var out []path.Placement
-		for i := len(q.Pairs) - 1; i >= 0; i-- { // the order is the policy's own
-			out = append(out, path.Placement{Key: q.Pairs[i].Key, Optimized: []string{"a", "c"}[i], NonOptimized: []string{"b"}, Reason: "spread"})
+	w.policy = policy.Func(func(_ context.Context, q *policy.Request) (*policy.Response, error) {
+		c, err := policy.Read(q)
+		if err != nil {
+			return nil, err
 		}
+		out := &policy.Response{}
+		for i, p := range c.Pairs {
+			if !p.Present.Provisional || p.Present.Reason != "" {
+				t.Errorf("asked with %v", p.Present)
+			}
+			out.Placements = append(out.Placements, c.Place(p, []string{"a", "c"}[i], "spread"))
+		}
+		slices.Reverse(out.Placements) // the order is the policy's own
 		return out, nil
-	}}
+	})
 	w.must(w.e.Reconcile(w.ctx))
 	p := w.paths()
-	if p[0].Optimized != "a" || p[1].Optimized != "c" || p[1].Policy != "rogue" || p[1].Reason != "spread" {
+	if p[0].Optimized != "a" || p[1].Optimized != "c" || p[1].Policy != meta.DefaultPolicy || p[1].Reason != "spread" || p[0].Policy != meta.DefaultPolicy {
 		t.Fatalf("%+v", p)
 	}
+	w.policy = policy.Func(func(_ context.Context, q *policy.Request) (*policy.Response, error) {
+		for _, p := range q.Placements {
+			if p.Provisional || p.Reason != "spread" {
+				t.Errorf("asked again with %v", p)
+			}
+		}
+		return nil, errors.New("no")
+	})
+	_ = w.e.Reconcile(w.ctx)
+}
+
+// Each tenant has its own policy; what the other has placed is load.
+func TestPolicyOfTenant(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.m.CreateTenant(w.ctx, meta.Tenant{Name: "acme", Policy: "other"})
+	w.must(err)
+	const acme = nqn + ":acme"
+	_, err = w.m.CreateSubsystem(w.ctx, meta.Subsystem{NQN: acme, Tenant: "acme", AllowAnyHost: true})
+	w.must(err)
+	v, err := w.m.CreateVolume(w.ctx, meta.Volume{Name: "v", Tenant: "acme", Bytes: 1 << 30})
+	w.must(err)
+	_, err = w.m.AttachNamespace(w.ctx, meta.Namespace{Subsystem: acme, Volume: v.ID})
+	w.must(err)
+	w.connect("a")
+	w.next++
+	_, err = w.m.BeginAssociation(w.ctx, w.s, acme, host, meta.OpenAssociation{ID: w.next, AccessPoint: "b"})
+	w.must(err)
+	_, err = w.e.Place(w.ctx, acme, host)
+	w.must(err)
+	asked := map[string]*policy.Request{}
+	e := path.NewEngine(path.Options{Meta: w.m, Policy: func(_ context.Context, name string) (policy.Policy, error) {
+		return policy.Func(func(ctx context.Context, q *policy.Request) (*policy.Response, error) {
+			asked[name] = q
+			return path.Builtin{}.Place(ctx, q)
+		}), nil
+	}})
+	w.must(e.Reconcile(w.ctx))
+	load := func(q *policy.Request) (s string) {
+		for _, a := range q.AccessPoints {
+			s += fmt.Sprint(a.Load)
+		}
+		return s
+	}
+	if q := asked["other"]; len(q.Placements) != 1 || load(q) != "2000" || len(q.Hosts[0].Connections) != 1 {
+		t.Errorf("the policy of acme is asked %v", q)
+	}
+	if q := asked[meta.DefaultPolicy]; len(q.Placements) != 2 || load(q) != "0100" {
+		t.Errorf("the policy of the others is asked %v", q)
+	}
+}
+
+// Of several nodes, one has policies decide: the next one when that is gone.
+func TestOneNodeDecides(t *testing.T) {
+	w := newWorld(t)
+	w.connect("a")
+	w.connect("b")
+	second, err := w.m.JoinNode(w.ctx, uuid.New(), "second")
+	w.must(err)
+	s, err := w.m.StartSession(w.ctx, meta.SessionOptions{Node: second.ID, TTL: time.Minute})
+	w.must(err)
+	defer func() { w.must(s.Close(w.ctx)) }()
+	_, err = w.m.PublishAccessPoints(w.ctx, s, []meta.AccessPoint{{ID: "x", URL: "nvme-tcp://x:4420", Up: true}, {ID: "y", URL: "nvme-tcp://y:4420", Up: true}})
+	w.must(err)
+	_, err = w.m.BeginAssociation(w.ctx, s, nqn, host, meta.OpenAssociation{ID: 1, AccessPoint: "x"})
+	w.must(err)
+	asked := make(chan string)
+	ctx, cancel := context.WithCancel(w.ctx)
+	done := make(chan struct{})
+	for name, node := range map[string]uuid.UUID{"first": w.s.Node(), "second": second.ID} {
+		e := path.NewEngine(path.Options{Meta: w.m, Node: node, Settle: time.Millisecond, Policy: func(context.Context, string) (policy.Policy, error) {
+			select {
+			case asked <- name:
+			case <-ctx.Done():
+			}
+			return path.Builtin{}, nil
+		}})
+		go func() { e.Run(ctx); done <- struct{}{} }()
+	}
+	if who := <-asked; who != "first" {
+		t.Errorf("node %s decides", who)
+	}
+	w.must(w.s.Close(w.ctx))
+	for who := range asked {
+		if who == "second" {
+			break
+		}
+	}
+	cancel()
+	<-done
+	<-done
 }
 
 // Run notices by itself that an access point went down.

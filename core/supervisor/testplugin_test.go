@@ -31,8 +31,8 @@ func servePlugin(name string) {
 	switch name {
 	case "data", "other":
 		sdk.Serve(&dataPlugin{name: name})
-	case "policy":
-		sdk.Serve(policyPlugin{})
+	case "policy", "policy-hangs", "policy-exits", "policy-panics", "policy-lies":
+		sdk.Serve(policyPlugin{name})
 	case "misnamed":
 		sdk.Serve(&dataPlugin{name: "data"})
 	case "exits":
@@ -200,13 +200,22 @@ func (p *dataPlugin) Stop(context.Context) error {
 	return nil
 }
 
-type policyPlugin struct{}
+// policyPlugin does what its name says when it is asked.
+type policyPlugin struct{ name string }
 
-func (policyPlugin) Describe() sdk.Description { return sdk.Description{Name: "policy"} }
+func (p policyPlugin) Describe() sdk.Description { return sdk.Description{Name: p.name} }
 
 func (policyPlugin) Configure([]byte) error { return nil }
 
-func (policyPlugin) Place(_ context.Context, req *policy.Request) (*policy.Response, error) {
+func (p policyPlugin) Place(_ context.Context, req *policy.Request) (*policy.Response, error) {
+	switch p.name {
+	case "policy-hangs":
+		select {}
+	case "policy-exits":
+		os.Exit(7)
+	case "policy-panics":
+		panic("of a policy")
+	}
 	if len(req.Hosts) == 0 {
 		return nil, fmt.Errorf("no hosts: %w", sdk.ErrInvalid)
 	}

@@ -37,7 +37,9 @@ func TestMain(m *testing.M) {
 			return 0, err
 		}
 		defer os.RemoveAll(dir)
-		for out, pkg := range map[string]string{"mooring": "cmd/mooring", "plugins/transport-tcp": "plugins/transport-tcp"} {
+		for out, pkg := range map[string]string{
+			"mooring": "cmd/mooring", "plugins/transport-tcp": "plugins/transport-tcp", "plugins/policy-inherit": "plugins/policy-inherit",
+		} {
 			c := exec.Command("go", "build", "-o", filepath.Join(dir, out), "github.com/mooring-io/mooring/"+pkg)
 			c.Env = append(os.Environ(), "CGO_ENABLED=0")
 			if text, err := c.CombinedOutput(); err != nil {

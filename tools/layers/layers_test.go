@@ -19,7 +19,7 @@ var (
 // coreOrder lists the core's packages, lowest first: a package imports only those before it.
 var coreOrder = []string{
 	"core/vfs", "core/cert", "core/badgerdb", "core/config", "core/extent",
-	"core/meta/store", "core/meta/store/internal/engine", "core/meta/store/badger", "core/meta/store/memory",
+	"core/meta/store", "core/meta/store/internal/engine", "core/meta/store/badger", "core/meta/store/memory", "core/meta/store/etcd", "core/quorum",
 	"core/meta", "core/access", "core/path",
 	"core/supervisor", "core/association", "core/admin", "core/agent",
 }

@@ -42,6 +42,11 @@ var (
 	ErrLocked = errors.New("store is in use by another process")
 	// ErrFailed says that the medium failed; only opening the store again can help.
 	ErrFailed = errors.New("store has failed")
+	// ErrUnavailable says that the store was out of reach, or without a majority; whether a
+	// Commit that ends with it was carried out is unknown. It may be tried again.
+	ErrUnavailable = errors.New("Meta store is unavailable")
+	// ErrFull says that the store takes no more writes until it has space again.
+	ErrFull = errors.New("Meta store is full")
 	// ErrClosed says that the store is closed or closing.
 	ErrClosed = errors.New("store is closed")
 )

@@ -155,6 +155,24 @@ func (h *Hub) Notify(keys []string) {
 	}
 }
 
+// NotifyAll tells the watchers that any key may have changed.
+func (h *Hub) NotifyAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return
+	}
+	for w := range h.watchers {
+		w.mu.Lock()
+		w.any = true
+		w.mu.Unlock()
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
 func (w *watcher) add(keys []string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -201,26 +201,27 @@ func (m *Meta) changeStore(ctx context.Context, id uuid.UUID, fn func(*Store) er
 // RemoveStore forgets a store that is not active and holds no extent. Removing a
 // missing one is no error.
 func (m *Meta) RemoveStore(ctx context.Context, id uuid.UUID) error {
-	s, rev, err := load[Store](ctx, m, keyStore(id))
-	if isNotFound(err) {
+	return m.retry(ctx, func(x *txn) error {
+		s, rev, err := load[Store](ctx, m, keyStore(id))
+		if isNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if s.State == StoreActive {
+			return fmt.Errorf("store %s is active; drain it first: %w", s.Name, ErrConflict)
+		}
+		use, err := m.StoreUse(ctx)
+		if err != nil {
+			return err
+		}
+		if n := use[id]; n > 0 {
+			return &InUseError{What: "store " + s.Name, Users: []string{fmt.Sprintf("%d extents", n)}}
+		}
+		x.remove(keyStore(id), rev)
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if s.State == StoreActive {
-		return fmt.Errorf("store %s is active; drain it first: %w", s.Name, ErrConflict)
-	}
-	use, err := m.StoreUse(ctx)
-	if err != nil {
-		return err
-	}
-	if n := use[id]; n > 0 {
-		return &InUseError{What: "store " + s.Name, Users: []string{fmt.Sprintf("%d extents", n)}}
-	}
-	var x txn
-	x.remove(keyStore(id), rev)
-	return m.commit(ctx, &x)
+	})
 }
 
 // StoreUse counts the extents on each store; it reads all extents.

@@ -84,8 +84,9 @@ func TestFormerSessionOfNodeEnds(t *testing.T) {
 	w.is(err, meta.ErrSessionExpired)
 }
 
-func TestLeases(t *testing.T) {
-	w := newWorld(t)
+func TestLeases(t *testing.T) { checkLeases(t, newWorld(t)) }
+
+func checkLeases(t *testing.T, w *world) {
 	a, b := w.node("a"), w.node("b")
 	sa := w.store(a, "main")
 	v := w.volume("v", 100*gib) // 400 extents: two keys
@@ -210,8 +211,9 @@ func TestLosses(t *testing.T) {
 	}
 }
 
-func TestFreeExtents(t *testing.T) {
-	w := newWorld(t)
+func TestFreeExtents(t *testing.T) { checkFreeExtents(t, newWorld(t)) }
+
+func checkFreeExtents(t *testing.T, w *world) {
 	s := w.node("a")
 	st := w.store(s, "main")
 	v := w.volume("v", 100*gib)
@@ -240,8 +242,9 @@ func TestFreeExtents(t *testing.T) {
 	w.must(w.RemoveStore(w.ctx, st.ID))
 }
 
-func TestChangeSet(t *testing.T) {
-	w := newWorld(t)
+func TestChangeSet(t *testing.T) { checkChangeSet(t, newWorld(t)) }
+
+func checkChangeSet(t *testing.T, w *world) {
 	a, b := w.node("a"), w.node("b")
 	sa, sb := w.store(a, "main"), w.store(b, "main")
 	other := w.store(a, "other")
@@ -383,8 +386,9 @@ func TestLeaseProperties(t *testing.T) {
 
 // A tentative placement is nobody's before it is confirmed: a new owner takes the
 // extent for not allocated, a confirmed one it takes over.
-func TestTentativeExtents(t *testing.T) {
-	w := newWorld(t)
+func TestTentativeExtents(t *testing.T) { checkTentativeExtents(t, newWorld(t)) }
+
+func checkTentativeExtents(t *testing.T, w *world) {
 	s, v := w.node("a"), w.volume("v", 1<<30)
 	w.store(s, "main")
 	want := meta.Acquire{Volume: v.ID, Count: 2, Allocate: true, Tentative: true}

@@ -281,9 +281,18 @@ func (m *Meta) commit(ctx context.Context, x *txn) error {
 // maxRetries bounds how often a transaction is tried again after losing a race.
 const maxRetries = 100
 
+// A store that is unavailable, such as etcd while it elects a leader, is asked again
+// after unavailablePause for as long as unavailablePatience.
+const (
+	unavailablePause    = 50 * time.Millisecond
+	unavailablePatience = 15 * time.Second
+)
+
 // retry reads and commits until no other writer came between. fn reads, fills x
-// and returns; an empty x is not committed.
+// and returns; an empty x is not committed. It is also called again when nobody knows
+// whether its transaction was carried out, and then finds it as it is.
 func (m *Meta) retry(ctx context.Context, fn func(x *txn) error) error {
+	began := time.Now()
 	for range maxRetries {
 		var x txn
 		if err := fn(&x); err != nil {
@@ -293,6 +302,14 @@ func (m *Meta) retry(ctx context.Context, fn func(x *txn) error) error {
 			return nil
 		}
 		err := m.commit(ctx, &x)
+		if errors.Is(err, store.ErrUnavailable) && time.Since(began) < unavailablePatience {
+			select {
+			case <-time.After(unavailablePause):
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		if !errors.Is(err, ErrConflict) {
 			return err
 		}

@@ -155,8 +155,9 @@ func TestCheckNQN(t *testing.T) {
 	}
 }
 
-func TestVolumeLife(t *testing.T) {
-	w := newWorld(t)
+func TestVolumeLife(t *testing.T) { checkVolumeLife(t, newWorld(t)) }
+
+func checkVolumeLife(t *testing.T, w *world) {
 	v := w.volume("db", gib)
 	if v.Tenant != "default" || v.BlockBytes != 4096 || v.Durability != meta.Sync || v.Replicas != 1 || v.State != meta.VolumeActive {
 		t.Fatalf("defaults: %+v", v)
@@ -215,8 +216,9 @@ func TestVolumeFields(t *testing.T) {
 	w.is(err, meta.ErrNotFound)
 }
 
-func TestResize(t *testing.T) {
-	w := newWorld(t)
+func TestResize(t *testing.T) { checkResize(t, newWorld(t)) }
+
+func checkResize(t *testing.T, w *world) {
 	v := w.volume("db", gib)
 	resize := func(want error, r meta.Resize) meta.Volume {
 		t.Helper()
@@ -315,8 +317,9 @@ func TestSubsystem(t *testing.T) {
 	w.must(w.DeleteSubsystem(w.ctx, nqn))
 }
 
-func TestNamespaces(t *testing.T) {
-	w := newWorld(t)
+func TestNamespaces(t *testing.T) { checkNamespaces(t, newWorld(t)) }
+
+func checkNamespaces(t *testing.T, w *world) {
 	_, err := w.CreateSubsystem(w.ctx, meta.Subsystem{NQN: nqn, AllowAnyHost: true, Namespaces: 4})
 	w.must(err)
 	a, b := w.volume("a", gib), w.volume("b", gib)
@@ -558,5 +561,26 @@ func faultAfter(left *int, err error) func(store.Txn) (bool, error) {
 			return false, nil
 		}
 		return true, err
+	}
+}
+
+// TestUnknownOutcomes: a store that is unavailable now and then, after it did what it was
+// asked or before, changes nothing about what requests do.
+func TestUnknownOutcomes(t *testing.T) {
+	for name, fn := range map[string]func(*testing.T, *world){
+		"volumes": checkVolumeLife, "namespaces": checkNamespaces, "paths": checkPathEpochs, "leases": checkLeases, "sets": checkChangeSet,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			n := 0
+			w.fault = func(store.Txn) (bool, error) {
+				if n++; n%2 == 1 {
+					return n%4 == 1, fmt.Errorf("no leader: %w", store.ErrUnavailable)
+				}
+				return false, nil
+			}
+			fn(t, w)
+			t.Logf("%d transactions were sent", n)
+		})
 	}
 }

@@ -110,7 +110,6 @@ func (m *Meta) Associations(ctx context.Context, nqn string) ([]Associations, er
 func (m *Meta) BeginAssociation(ctx context.Context, s *Session, nqn string, h HostID, o OpenAssociation) (raised bool, err error) {
 	o.Session, o.Since = s.id, m.now().UTC()
 	err = m.retry(ctx, func(x *txn) error {
-		raised = false
 		live, err := m.liveSessions(ctx)
 		if err != nil {
 			return err
@@ -130,8 +129,9 @@ func (m *Meta) BeginAssociation(ctx context.Context, s *Session, nqn string, h H
 			return err
 		}
 		if slices.ContainsFunc(a.Open, func(e OpenAssociation) bool { return e.Session == o.Session && e.ID == o.ID }) {
-			return nil
+			return nil // and raised is what it was when this was written
 		}
+		raised = false
 		a.Host = h
 		before := len(a.Open)
 		a.Open = slices.DeleteFunc(a.Open, func(e OpenAssociation) bool { return e.Session != s.id && !live[e.Session] })

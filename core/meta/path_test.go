@@ -23,8 +23,9 @@ func (w *world) epoch(h meta.HostID, id meta.NSID) meta.PathEpoch {
 	return p.Epoch
 }
 
-func TestPathEpochs(t *testing.T) {
-	w := newWorld(t)
+func TestPathEpochs(t *testing.T) { checkPathEpochs(t, newWorld(t)) }
+
+func checkPathEpochs(t *testing.T, w *world) {
 	w.subsystem()
 	v := w.volume("v", gib)
 	n := w.attach(v)

@@ -147,9 +147,10 @@ func (s *Session) keep(ctx context.Context) {
 	}
 }
 
-// KeepAlive prolongs the session now; it does so by itself, too.
+// KeepAlive prolongs the session now; it does so by itself, too. A store that does not
+// answer within a third of the TTL is not waited for.
 func (s *Session) KeepAlive(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.inner.TTL())
+	ctx, cancel := context.WithTimeout(ctx, s.inner.TTL()/3)
 	defer cancel()
 	sent := s.meta.clock.Boot()
 	err := s.inner.KeepAlive(ctx)

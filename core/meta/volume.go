@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -133,8 +134,7 @@ func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
 	if err := v.check(); err != nil {
 		return v, err
 	}
-	chosen := v.ID != uuid.Nil
-	if !chosen {
+	if v.ID == uuid.Nil {
 		v.ID = uuid.New()
 	}
 	v.State, v.Trim, v.Created, v.Losses, v.EpochBase = VolumeActive, -1, m.now().UTC(), 0, 0
@@ -145,7 +145,7 @@ func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
 		}
 		id, _, err := load[uuid.UUID](ctx, m, keyVolumeName(v.Tenant, v.Name))
 		if err == nil {
-			if !chosen || id != v.ID {
+			if id != v.ID {
 				return fmt.Errorf("volume %s: %w", v, ErrExists)
 			}
 			old, err := m.Volume(ctx, id)
@@ -369,36 +369,33 @@ func (m *Meta) DeleteVolume(ctx context.Context, id uuid.UUID) error {
 // FinishDelete forgets a volume being deleted, after the stores removed its
 // extents. Calling it again is no error.
 func (m *Meta) FinishDelete(ctx context.Context, id uuid.UUID) error {
-	v, rev, err := load[Volume](ctx, m, keyVolume(id))
-	if isNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if v.State != VolumeDeleting {
-		return fmt.Errorf("volume %s is not being deleted: %w", v, ErrConflict)
-	}
-	var keys []string
-	for _, prefix := range []string{keyExtents(id), keyToldAll(id)} {
-		if err := m.st.Range(ctx, prefix, func(kv store.KV) error { keys = append(keys, kv.Key); return nil }); err != nil {
+	return m.retry(ctx, func(x *txn) error {
+		v, rev, err := load[Volume](ctx, m, keyVolume(id))
+		if isNotFound(err) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-	}
-	for len(keys) > 0 {
-		n := min(len(keys), store.MaxOps)
-		if _, err := m.st.Commit(ctx, store.Txn{Delete: keys[:n]}); err != nil {
-			return fmt.Errorf("forget the extents of volume %s: %w", v, err)
+		if v.State != VolumeDeleting {
+			return fmt.Errorf("volume %s is not being deleted: %w", v, ErrConflict)
 		}
-		keys = keys[n:]
-	}
-	var x txn
-	x.remove(keyVolume(id), rev)
-	x.Delete = append(x.Delete, keyReservation(id), keyBehind(id))
-	if err := m.commit(ctx, &x); !errors.Is(err, ErrConflict) {
-		return err
-	}
-	return nil // somebody else finished it
+		var keys []string
+		for _, prefix := range []string{keyExtents(id), keyToldAll(id)} {
+			if err := m.st.Range(ctx, prefix, func(kv store.KV) error { keys = append(keys, kv.Key); return nil }); err != nil {
+				return err
+			}
+		}
+		for part := range slices.Chunk(keys, store.MaxOps) {
+			forget := func(x *txn) error { x.Delete = part; return nil }
+			if err := m.retry(ctx, forget); err != nil {
+				return fmt.Errorf("forget the extents of volume %s: %w", v, err)
+			}
+		}
+		x.remove(keyVolume(id), rev)
+		x.Delete = append(x.Delete, keyReservation(id), keyBehind(id))
+		return nil
+	})
 }
 
 func isNotFound(err error) bool { return errors.Is(err, ErrNotFound) }

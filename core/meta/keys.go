@@ -33,6 +33,7 @@ func keyBehind(v uuid.UUID) string          { return "behind/" + v.String() }
 func keyToldAll(v uuid.UUID) string         { return "told/" + v.String() + "/" }
 func keyTold(v uuid.UUID, h HostID) string  { return keyToldAll(v) + h.key() }
 func keyAccessPoint(id string) string       { return "accesspoint/" + id }
+func keyJoinToken(id string) string         { return "jointoken/" + id }
 
 // esc makes an NQN or host name a key component without slashes.
 func esc(s string) string { return strings.NewReplacer("%", "%25", "/", "%2f").Replace(s) }

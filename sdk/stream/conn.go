@@ -68,6 +68,9 @@ type Conn struct {
 	blocked bool // the socket is full
 	paused  bool // nothing is read until the backlog is gone
 	events  uint32
+	stall   *block.Timer // runs, once it was needed, while watched
+	watched bool         // that the peer takes something while the socket is full
+	taken   uint64       // bytes that it had taken when stall was set
 
 	established              bool
 	pendingPrev, pendingNext *Conn // in worker.pending until established
@@ -76,6 +79,7 @@ type Conn struct {
 // Errors with which connections end from our side.
 var (
 	errGreetingTimeout = errors.New("the peer took too long to begin")
+	errStalled         = errors.New("the peer reads nothing of what is sent to it")
 	errEvicted         = errors.New("too many connections wait to be established; this was the oldest")
 	errStopped         = errors.New("the plugin stops")
 	errListenerClosed  = errors.New("the listener was closed")
@@ -198,8 +202,34 @@ func (c *Conn) flush() {
 	}
 	if again {
 		events |= unix.EPOLLOUT
+		c.watchStall()
 	}
 	c.interest(events)
+}
+
+// watchStall ends the connection if the socket stays full and the peer takes nothing: it would keep
+// memory of the pool from everybody else.
+func (c *Conn) watchStall() {
+	if c.watched {
+		return
+	}
+	c.watched, c.taken = true, c.send.taken
+	if d := c.worker.server.limits.Load().stall(); c.stall == nil {
+		c.stall = c.worker.thread.After(d, c.stallTick)
+	} else {
+		c.stall.Reset(d)
+	}
+}
+
+func (c *Conn) stallTick() {
+	c.watched = false
+	switch {
+	case !c.blocked:
+	case c.send.taken == c.taken:
+		c.End(errStalled, false)
+	default:
+		c.watchStall()
+	}
 }
 
 // interest changes the events that are waited for.
@@ -235,6 +265,9 @@ func (c *Conn) end(reason error, inform, fault bool) {
 	c.worker.log(c, reason, fault)
 	c.state = stateLingering
 	c.timer.Stop()
+	if c.stall != nil {
+		c.stall.Stop()
+	}
 	c.worker.establish(c)
 	c.worker.window.forget(c)
 	if inform {

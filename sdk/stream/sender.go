@@ -30,8 +30,9 @@ type segment struct {
 type sender struct {
 	arena []byte
 	segs  []segment
-	head  int // first segment not sent whole
-	done  int // bytes of it already sent
+	head  int    // first segment not sent whole
+	done  int    // bytes of it already sent
+	taken uint64 // bytes that the socket has taken in all
 }
 
 func (s *sender) empty() bool { return s.head == len(s.segs) }
@@ -107,6 +108,7 @@ func (s *sender) bytes(i int) []byte {
 
 // sent accounts for n bytes more. Segments sent whole are told so.
 func (s *sender) sent(n int) {
+	s.taken += uint64(n)
 	n += s.done
 	for s.head < len(s.segs) {
 		l := len(s.bytes(s.head))

@@ -38,7 +38,19 @@ type Limits struct {
 	Connections int
 	// Greeting is how long a new connection may take until Conn.Greeted.
 	Greeting time.Duration
+	// Stall is how long a peer may take nothing of what is sent to it while the socket is full;
+	// 0: 30 s.
+	Stall time.Duration
 }
+
+func (l *Limits) stall() time.Duration {
+	if l.Stall == 0 {
+		return defaultStall
+	}
+	return l.Stall
+}
+
+const defaultStall = 30 * time.Second
 
 // Server serves one protocol on a set of I/O threads. Its methods may be called by any goroutine,
 // but SetListeners and Stop not at the same time.

@@ -385,6 +385,40 @@ func TestEnds(t *testing.T) {
 	})
 }
 
+// A peer that reads nothing does not keep memory for ever; one that reads slowly gets everything.
+func TestStall(t *testing.T) {
+	for _, reads := range []bool{false, true} {
+		limits := normal
+		limits.Stall = 500 * time.Millisecond
+		r := newRig(t, blocktest.Options{PoolBytes: 64 << 20}, limits, false)
+		c := r.dial()
+		if err := c.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+			t.Fatal(err)
+		}
+		const messages = 24 // more than the sockets take
+		message := frame(maxEcho, 1)
+		for range messages {
+			if _, err := c.Write(message); err != nil {
+				if reads {
+					t.Fatal(err)
+				}
+				break // it has ended already
+			}
+		}
+		if !reads {
+			if reason := <-r.ended; !strings.Contains(reason.Error(), "reads nothing") {
+				t.Errorf("ended with %v", reason)
+			}
+			r.eventually("memory returns", func() bool { u, err := r.server.Usage(); return err == nil && u.PoolBytes == 0 })
+			continue
+		}
+		for range messages {
+			r.expect(c, message)
+			time.Sleep(40 * time.Millisecond) // longer in all than a stall may last
+		}
+	}
+}
+
 // Strangers make room for others, those who were served do not.
 func TestEviction(t *testing.T) {
 	r := newRig(t, blocktest.Options{}, stream.Limits{Connections: 8, Greeting: patience}, false)

@@ -88,7 +88,8 @@ func (q *order) leave(o *op, wake func(*op)) {
 	}
 	for p := q.parked.head; p != nil; {
 		next := p.after
-		if q.mayStart(p) {
+		// What o did not hold back is held back by the others still.
+		if p.hold.overlaps(o.hold) && q.mayStart(p) {
 			q.activate(p)
 			wake(p)
 		}

@@ -3,6 +3,7 @@ package access
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/mooring-io/mooring/sdk/ring"
 )
@@ -100,5 +101,33 @@ func TestHistogram(t *testing.T) {
 	}
 	if q := h.Quantile(0.5); q < 450_000 || q > 640_000 {
 		t.Errorf("median of 0..999 µs is %d ns", q)
+	}
+}
+
+// The end of a command costs little where many wait for others than it.
+func TestOrderOfMany(t *testing.T) {
+	const n = 2048
+	block := func(i int) span { return span{int64(i) * blockBytes, int64(i+1) * blockBytes} }
+	var q order
+	plain := make([]*op, n)
+	for i := range plain {
+		plain[i] = &op{hold: block(i)}
+		q.enter(plain[i])
+	}
+	for i := range n { // each behind one of the last
+		q.enter(&op{holds: true, hold: block(n - 1 - i%8)})
+	}
+	began, woken := time.Now(), 0
+	for i, o := range plain {
+		q.leave(o, func(p *op) { p.parked.remove(p); woken++ })
+		if i < n-8 && woken > 0 {
+			t.Fatal("a command was started while what it waits for is under way")
+		}
+	}
+	if woken != 8 || q.parked.n != n-8 {
+		t.Errorf("%d commands were started, %d wait", woken, q.parked.n)
+	}
+	if took := time.Since(began); took > 5*time.Second { // it was 30 s, on the reactor
+		t.Errorf("took %v", took)
 	}
 }

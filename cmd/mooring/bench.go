@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -49,11 +50,14 @@ CPU time is measured too.`,
 				}
 			}
 			r, err := bench.Run(c.Context(), cfg)
-			if err != nil {
+			if r == nil {
 				return err
 			}
+			if err != nil { // such as a target that dies; what was measured until then is shown
+				err = fmt.Errorf("the run ended early, after %.1f s: %w", r.Seconds, err)
+			}
 			if g.output == "json" {
-				err = g.print(c.OutOrStdout(), r, "", nil)
+				err = errors.Join(g.print(c.OutOrStdout(), r, "", nil), err)
 			} else {
 				printBench(c, r, len(cfg.PIDs) > 0)
 			}

@@ -72,7 +72,7 @@ func (ct *Controller) start(n *connecting) {
 	ct.setKeepAlive(n.cmd.KeepAlive)
 	ct.watchIdle()
 	q.ctrl, q.id, q.view = ct, nvme.AdminQueue, emptyView
-	ct.log.Info("host connected", "peer", q.info.Peer, "access_point", q.info.AccessPointID, "keep_alive", ct.keepAlive)
+	ct.log.Info("host connected", "peer", q.info.Peer, "access_point", q.info.AccessPointID, "keep_alive", ct.keepAlive.String())
 	ct.refresh()
 	if limit := ct.target.limits.Namespaces; int64(ct.view.sub.GetMaxNamespaces()) > int64(limit) {
 		ct.log.Warn("namespaces above the limit are not shown", "max_namespaces", ct.view.sub.GetMaxNamespaces(), "limit", limit)

@@ -12,7 +12,7 @@ const module = "github.com/mooring-io/mooring/"
 
 // pure packages are codecs: the standard library only, and none of these.
 var (
-	pure      = []string{"sdk/nvme", "sdk/nvmetcp"}
+	pure      = []string{"sdk/iscsi", "sdk/nvme", "sdk/nvmetcp", "sdk/scsi"}
 	forbidden = []string{"net", "os", "time", "context", "log", "log/slog"}
 )
 

@@ -136,7 +136,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), hostCommand(g), pluginCommand(g),
-		storeCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(), metaCommand(g),
+		storeCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(), metaCommand(g),
 	)
 	group(root)
 	for _, c := range root.Commands() {

@@ -108,6 +108,8 @@ func (s *Server) Handler() http.Handler {
 	m.HandleFunc("POST /v1/hosts/allow", answer(s.hostRule(true)))
 	m.HandleFunc("POST /v1/hosts/deny", answer(s.hostRule(false)))
 
+	s.pathRoutes(m)
+
 	m.HandleFunc("GET /v1/plugins", answer(func(*http.Request) (any, error) { return s.plugins(), nil }))
 	m.HandleFunc("POST /v1/plugins", answer(s.addPlugin))
 	m.HandleFunc("DELETE /v1/plugins/{name}", answer(s.removePlugin))

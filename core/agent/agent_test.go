@@ -147,6 +147,35 @@ func TestObjectsOverTheAPI(t *testing.T) {
 	}
 }
 
+func TestTenantsOverTheAPI(t *testing.T) {
+	n := startNode(t, t.TempDir(), "tenant \"filed\" {\n  policy = \"balance\"\n}\n")
+	n.do("POST", "/v1/tenants", admin.TenantSet{Name: "acme", Policy: "balance"}, nil)
+	n.do("POST", "/v1/tenants", admin.TenantSet{Name: "acme", Policy: "inherit"}, nil, admin.KindExists)
+	n.do("POST", "/v1/tenants", admin.TenantSet{Name: "a/b"}, nil, admin.KindInvalid, "tenant")
+	var x admin.Tenant
+	n.do("PATCH", "/v1/tenants/acme", admin.TenantSet{Policy: "inherit"}, &x)
+	if x != (admin.Tenant{Name: "acme", Policy: "inherit"}) {
+		t.Errorf("%+v", x)
+	}
+	n.do("PATCH", "/v1/tenants/nobody", admin.TenantSet{Policy: "inherit"}, nil, admin.KindNotFound)
+	n.do("PATCH", "/v1/tenants/filed", admin.TenantSet{Policy: "inherit"}, nil, admin.KindManaged, "node.hcl")
+	n.do("POST", "/v1/volumes", admin.VolumeCreate{Name: "v", Tenant: "acme", Size: 1 << 20}, nil)
+	n.do("DELETE", "/v1/tenants/acme", nil, nil, admin.KindInUse, "volume v")
+	n.do("DELETE", "/v1/volumes/v?tenant=acme", nil, nil)
+	n.do("DELETE", "/v1/tenants/acme", nil, nil)
+	n.do("DELETE", "/v1/tenants/default", nil, nil, admin.KindInvalid)
+	var all []admin.Tenant
+	n.do("GET", "/v1/tenants", nil, &all)
+	if len(all) != 2 || all[0].Name != "default" || all[1].Name != "filed" || all[1].Managed == "" {
+		t.Errorf("%+v", all)
+	}
+	var paths []admin.Path
+	n.do("GET", "/v1/paths", nil, &paths)
+	if len(paths) != 0 {
+		t.Errorf("%+v", paths)
+	}
+}
+
 func volumeBlock(size string) string {
 	return "volume \"v\" {\n  size = \"" + size + "\"\n}\nsubsystem \"" + testNQN + "\" {\n  allow_any_host = true\n  namespace \"1\" {\n    volume = \"v\"\n  }\n}\n"
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mooring-io/mooring/core/agent"
 	"github.com/mooring-io/mooring/core/config"
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/vfs"
@@ -21,7 +22,7 @@ With -rebuild-meta, first make a new index from the identities that every extent
 carries on disk; for a store whose index is lost or damaged.`,
 		Example: "  mooring check -config config.hcl\n  mooring check -store data/stores/main -rebuild-meta",
 		RunE: func(c *cobra.Command, _ []string) error {
-			dirs, err := storeDirs(file, dir)
+			dirs, err := storeDirs(c.Context(), file, dir)
 			if err != nil {
 				return err
 			}
@@ -39,13 +40,13 @@ carries on disk; for a store whose index is lost or damaged.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&file, "config", "", "the node's HCL `file`: check all of its stores")
+	c.Flags().StringVar(&file, "config", "", "the node's HCL `file`: check all of its stores, also those added by hand")
 	c.Flags().StringVar(&dir, "store", "", "check the store in this `folder`")
 	c.Flags().BoolVar(&rebuild, "rebuild-meta", false, "make a new index from what the extents say on disk")
 	return c
 }
 
-func storeDirs(file, dir string) ([]string, error) {
+func storeDirs(ctx context.Context, file, dir string) ([]string, error) {
 	if (file == "") == (dir == "") {
 		return nil, &usageError{fmt.Errorf("name either -config FILE or -store FOLDER")}
 	}
@@ -56,11 +57,7 @@ func storeDirs(file, dir string) ([]string, error) {
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	var dirs []string
-	for _, s := range cfg.Stores {
-		dirs = append(dirs, s.Path)
-	}
-	return dirs, nil
+	return agent.StoreDirs(ctx, cfg)
 }
 
 func checkStore(c *cobra.Command, dir string, rebuild bool) (int, error) {

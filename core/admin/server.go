@@ -47,6 +47,8 @@ type Agent interface {
 	Shrunk(ctx context.Context, v meta.Volume) error
 	// Deleted removes the data of a volume that is being deleted.
 	Deleted(ctx context.Context, v meta.Volume) error
+	// Note records an event: what an operator did to which object.
+	Note(kind, object, message string)
 }
 
 // Server answers requests. Made once, safe for many requests.
@@ -262,6 +264,9 @@ func (s *Server) createVolume(r *http.Request) (any, error) {
 	v, err := s.Meta.CreateVolume(r.Context(), meta.Volume{
 		Name: in.Name, Tenant: in.Tenant, Bytes: in.Size, BlockBytes: in.BlockSize, Durability: meta.Durability(in.Durability),
 	})
+	if err == nil {
+		s.Agent.Note("volume-created", v.String(), config.FormatSize(v.Bytes))
+	}
 	return s.presentOne(r.Context(), v, err)
 }
 
@@ -281,6 +286,7 @@ func (s *Server) resizeVolume(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Agent.Note("volume-resized", v.String(), config.FormatSize(v.Bytes))
 	if v.Trim >= 0 {
 		if err := s.Agent.Shrunk(r.Context(), v); err != nil {
 			return nil, err
@@ -364,6 +370,7 @@ func (s *Server) createSubsystem(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Agent.Note("subsystem-created", x.NQN, "")
 	if err := s.Hosts.Sync(r.Context()); err != nil {
 		return nil, err
 	}
@@ -378,6 +385,7 @@ func (s *Server) deleteSubsystem(r *http.Request) (any, error) {
 	if err := s.Meta.DeleteSubsystem(r.Context(), nqn); err != nil {
 		return nil, err
 	}
+	s.Agent.Note("subsystem-deleted", nqn, "")
 	return struct{}{}, s.Hosts.Sync(r.Context())
 }
 
@@ -396,6 +404,7 @@ func (s *Server) attachNamespace(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Agent.Note("namespace-attached", n.Subsystem, fmt.Sprintf("namespace %d is volume %s", n.NSID, v))
 	if err := s.Hosts.Sync(r.Context()); err != nil {
 		return nil, err
 	}
@@ -413,6 +422,7 @@ func (s *Server) detachNamespace(r *http.Request) (any, error) {
 	if err := s.Meta.DetachNamespace(r.Context(), r.PathValue("nqn"), meta.NSID(id)); err != nil {
 		return nil, err
 	}
+	s.Agent.Note("namespace-detached", r.PathValue("nqn"), fmt.Sprintf("namespace %d", id))
 	return struct{}{}, s.Hosts.Sync(r.Context())
 }
 
@@ -437,6 +447,14 @@ func (s *Server) hostRule(allow bool) func(*http.Request) (any, error) {
 		if err := s.applyHostRule(r.Context(), in, allow); err != nil {
 			return nil, err
 		}
+		kind, what := "host-denied", in.Host
+		if allow {
+			kind = "host-allowed"
+		}
+		if in.NSID != 0 {
+			what += fmt.Sprintf(", namespace %d", in.NSID)
+		}
+		s.Agent.Note(kind, in.Subsystem, what)
 		return struct{}{}, s.Hosts.Sync(r.Context())
 	}
 }

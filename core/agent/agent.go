@@ -171,7 +171,7 @@ func (a *agent) start(ctx context.Context, undo *stack) error {
 		{"finish what was left", a.finishLeftovers},
 		{"apply the configuration", a.applyObjects},
 		{"start the services", a.startServices},
-		{"start the control socket", a.startAdmin},
+		{"start the admin API", a.startAdmin},
 		{"start the plugins", a.startPlugins},
 	} {
 		if err := step.fn(ctx, undo); err != nil {

@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/mooring-io/mooring/core/access"
 	"github.com/mooring-io/mooring/core/config"
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/core/meta/store"
 	"github.com/mooring-io/mooring/core/meta/store/badger"
 	"github.com/mooring-io/mooring/core/vfs"
 )
@@ -187,6 +190,9 @@ func (a *agent) event(s meta.Severity, kind, object, message string) {
 	a.journal.Record(meta.Event{Severity: s, Kind: kind, Object: object, Message: message})
 }
 
+// Note implements admin.Agent.
+func (a *agent) Note(kind, object, message string) { a.event(meta.Info, kind, object, message) }
+
 // lossTold records that a host's Flush has failed for what a volume lost. If that
 // cannot be written, the host is told again in another life: better than never.
 func (a *agent) lossTold(volume uuid.UUID, h access.Host, losses uint64) {
@@ -207,6 +213,7 @@ func RestoreMeta(ctx context.Context, c *config.Config, file string) (err error)
 	if _, err := os.Stat(metaDir(c)); err == nil {
 		return fmt.Errorf("%s exists: a backup is restored into an empty store only; move it away first", metaDir(c))
 	}
+	marked := metaRestored(c) // by an earlier restore, which goes on holding
 	// Before anything of it can be used, and so that no loss of power takes it back.
 	if err := vfs.ReplaceFile(restoredMark(c), []byte("restored from "+file+"\n"), 0o600); err != nil {
 		return err
@@ -217,7 +224,46 @@ func RestoreMeta(ctx context.Context, c *config.Config, file string) (err error)
 	}
 	err = errors.Join(st.Restore(ctx, f), st.Close())
 	if err != nil {
-		return errors.Join(fmt.Errorf("restore %s: %w", file, err), os.RemoveAll(metaDir(c)))
+		// The mark goes after what it marks, so that no half of a backup is taken for a whole store.
+		undo := os.RemoveAll(metaDir(c))
+		if undo == nil && !marked {
+			undo = os.Remove(restoredMark(c))
+		}
+		return errors.Join(fmt.Errorf("restore %s: %w", file, err), undo)
 	}
 	return nil
+}
+
+// StoreDirs are the folders of all stores of a stopped node: those that its file names, and
+// those that were added by hand.
+func StoreDirs(ctx context.Context, c *config.Config) (dirs []string, err error) {
+	for _, s := range c.Stores {
+		dirs = append(dirs, s.Path)
+	}
+	if _, err := os.Stat(metaDir(c)); errors.Is(err, os.ErrNotExist) {
+		return dirs, nil // it has never run
+	}
+	id, err := meta.EnsureIdentity(c.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	st, err := badger.Open(badger.Options{Dir: metaDir(c)})
+	if errors.Is(err, store.ErrLocked) {
+		return nil, fmt.Errorf("the agent is running; stop it first: %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	m, err := meta.Open(ctx, meta.Options{Store: st, Logger: hclog.NewNullLogger()}, meta.Cluster{ID: id.Cluster, ExtentBytes: extent.DefaultExtentSize})
+	if err != nil {
+		return nil, err
+	}
+	known, err := m.Stores(ctx)
+	for _, s := range known {
+		if s.Node == id.Node && s.Path != "" && !slices.Contains(dirs, s.Path) {
+			dirs = append(dirs, s.Path)
+		}
+	}
+	return dirs, err
 }

@@ -119,6 +119,10 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 	lock := s.pairLock(p)
 	lock.Lock()
 	defer lock.Unlock()
+	// What Meta takes for living would keep it from raising the epochs.
+	if err := s.finishEnds(ctx, &p); err != nil {
+		return nil, err
+	}
 	for _, old := range s.of(p) {
 		if old.accessPoint == r.AccessPointId {
 			if err := s.endLocked(ctx, old, false, "the host began a new association"); err != nil {
@@ -154,10 +158,10 @@ func (s *Service) admit(ctx context.Context, a *association) error {
 	if errors.Is(err, meta.ErrInUse) {
 		return &refused{proto.AssociateResult_ASSOCIATE_BUSY, err.Error()}
 	}
-	if err != nil {
-		return err
+	var v *view
+	if err == nil {
+		v, err = s.read(ctx)
 	}
-	v, err := s.read(ctx)
 	if err == nil {
 		err = s.settleNew(ctx, a, v)
 	}
@@ -276,5 +280,42 @@ func (s *Service) withdraw(ctx context.Context, a *association, clean bool) erro
 	if errors.Is(err, access.ErrStopped) {
 		err = nil
 	}
-	return errors.Join(err, s.Meta.EndAssociation(ctx, s.Session, a.subsystem, a.host, a.id, clean))
+	return errors.Join(err, s.endInMeta(ctx, unended{a, clean}))
+}
+
+// unended is an association that has ended, which Meta could not be told yet.
+type unended struct {
+	*association
+	clean bool
+}
+
+// endInMeta tells Meta of an end, and keeps it for finishEnds if that fails.
+func (s *Service) endInMeta(ctx context.Context, u unended) error {
+	err := s.Meta.EndAssociation(ctx, s.Session, u.subsystem, u.host, u.id, u.clean)
+	if err != nil {
+		s.mu.Lock()
+		s.unended = append(s.unended, u)
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// finishEnds tells Meta of the ends that it could not be told of, of one pair or of all.
+func (s *Service) finishEnds(ctx context.Context, p *pair) error {
+	s.mu.Lock()
+	var mine, others []unended
+	for _, u := range s.unended {
+		if p == nil || u.pair() == *p {
+			mine = append(mine, u)
+		} else {
+			others = append(others, u)
+		}
+	}
+	s.unended = others
+	s.mu.Unlock()
+	var failed []error
+	for _, u := range mine {
+		failed = append(failed, s.endInMeta(ctx, u))
+	}
+	return errors.Join(failed...)
 }

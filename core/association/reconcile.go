@@ -15,12 +15,16 @@ import (
 // reconcileTimeout bounds one round, so that a stuck disk does not stop the next.
 const reconcileTimeout = time.Minute
 
+// reconcileRetry is how long after a round that failed the next one comes.
+const reconcileRetry = time.Second
+
 // reconcile brings volumes, associations and plugins in line with Meta, whenever
 // something may have changed.
 func (s *Service) reconcile(ctx context.Context) {
 	defer close(s.done)
 	hints := s.Meta.Watch(ctx, meta.TopicSubsystems, meta.TopicNamespaces, meta.TopicVolumes, meta.TopicPaths,
 		meta.TopicAssociations, meta.TopicAccessPoints, meta.TopicReservations)
+	var again <-chan time.Time // after a round that failed
 	for {
 		var ran chan struct{}
 		select {
@@ -29,12 +33,16 @@ func (s *Service) reconcile(ctx context.Context) {
 				return
 			}
 		case ran = <-s.poke:
+		case <-s.nudged:
+		case <-again:
 		case <-ctx.Done():
 			return
 		}
+		again = nil
 		round, cancel := context.WithTimeout(ctx, reconcileTimeout)
 		if err := s.once(round); err != nil && ctx.Err() == nil {
-			s.log.Error("state could not be brought in line; it is tried again with the next change", "error", err)
+			s.log.Error("state could not be brought in line; it is tried again", "after", reconcileRetry, "error", err)
+			again = time.After(reconcileRetry)
 		}
 		cancel()
 		if ran != nil {
@@ -45,16 +53,15 @@ func (s *Service) reconcile(ctx context.Context) {
 
 // nudge asks for a round soon, without waiting for it.
 func (s *Service) nudge() {
-	go func() {
-		select {
-		case s.poke <- nil:
-		case <-s.done:
-		}
-	}()
+	select {
+	case s.nudged <- struct{}{}:
+	default:
+	}
 }
 
-// once is one round. What fails for one association is logged and does not stop the others.
+// once is one round. What fails for one association does not stop the others.
 func (s *Service) once(ctx context.Context) error {
+	failed := []error{s.finishEnds(ctx, nil)}
 	v, err := s.read(ctx)
 	if err != nil {
 		return err
@@ -76,19 +83,20 @@ func (s *Service) once(ctx context.Context) error {
 		l.tellExports()
 	}
 	for p := range pairs {
-		s.settlePair(ctx, p, v)
+		failed = append(failed, s.settlePair(ctx, p, v))
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // settlePair brings a host's associations with a subsystem in line.
-func (s *Service) settlePair(ctx context.Context, p pair, v *view) {
+func (s *Service) settlePair(ctx context.Context, p pair, v *view) error {
 	lock := s.pairLock(p)
 	lock.Lock()
 	defer lock.Unlock()
-	if err := s.settleLocked(ctx, p, v); err != nil && ctx.Err() == nil {
-		s.log.Error("grants of a host cannot be settled", "host", p.host.Name, "subsystem", p.subsystem, "error", err)
+	if err := s.settleLocked(ctx, p, v); err != nil {
+		return fmt.Errorf("settle the grants of host %s in subsystem %s: %w", p.host.Name, p.subsystem, err)
 	}
+	return nil
 }
 
 // settleLocked is settlePair for who holds the pair's lock. What fails for one association

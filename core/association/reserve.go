@@ -34,6 +34,16 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 	if err != nil {
 		return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_RETRY}, nil
 	}
+	if r.Action != proto.ReserveAction_RESERVE_REPORT {
+		// The end of the association waits for it: no successor meets a change that its
+		// host has given up.
+		lock := s.pairLock(a.pair())
+		lock.Lock()
+		defer lock.Unlock()
+		if a.hasEnded() {
+			return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_RETRY}, nil
+		}
+	}
 	a.mu.Lock()
 	g := a.grants[meta.NSID(r.Nsid)]
 	a.mu.Unlock()

@@ -47,17 +47,19 @@ type Service struct {
 
 	enforcing sync.Mutex // one change of a reservation's guard at a time
 
-	mu     sync.Mutex
-	lives  map[*life]struct{}
-	assocs map[uint64]*association
-	lastID uint64
-	busy   map[pair]*sync.Mutex // by (host, subsystem); see pairLock
+	mu      sync.Mutex
+	lives   map[*life]struct{}
+	assocs  map[uint64]*association
+	lastID  uint64
+	unended []unended
+	busy    map[pair]*sync.Mutex // by (host, subsystem); see pairLock
 
-	poke chan chan struct{} // to the reconciler; the channel inside, if any, is closed when it has run
-	done chan struct{}
-	life context.Context // ends with Close
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	poke   chan chan struct{} // to the reconciler; the channel inside is closed when it has run
+	nudged chan struct{}      // capacity 1: to the reconciler
+	done   chan struct{}
+	life   context.Context // ends with Close
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
 }
 
 // pair is a host, by protocol and name, and a subsystem: beginnings and ends of its
@@ -75,7 +77,7 @@ func pairOf(h access.Host, nqn string) pair {
 func New(o Options) *Service {
 	s := &Service{
 		Options: o, log: o.Logger.Named("association"), lives: map[*life]struct{}{}, assocs: map[uint64]*association{},
-		ids: meta.NewControllerIDs(o.Node), busy: map[pair]*sync.Mutex{}, poke: make(chan chan struct{}), done: make(chan struct{}),
+		ids: meta.NewControllerIDs(o.Node), busy: map[pair]*sync.Mutex{}, poke: make(chan chan struct{}), nudged: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	s.life, s.stop = context.WithCancel(context.Background())
 	s.wg.Go(func() { s.reconcile(s.life) })

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -90,6 +91,34 @@ func (n *node) do(method, path string, in, out any, refused ...string) {
 			n.Errorf("%s %s: %q does not say %q", method, path, p.Error(), text)
 		}
 	}
+}
+
+// TestNotify: systemd (Type=notify) is told that the node is ready when it is, and that it stops.
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	told := func(want string) {
+		t.Helper()
+		if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 1024)
+		n, err := c.Read(b)
+		if got := strings.TrimSpace(string(b[:n])); err != nil || got != want {
+			t.Fatalf("systemd was told %q, %v; want %q", got, err, want)
+		}
+	}
+	n := startNode(t, t.TempDir(), "")
+	told("READY=1")
+	if err := n.stop(); err != nil {
+		t.Error(err)
+	}
+	told("STOPPING=1")
 }
 
 const testNQN = "nqn.2026-11.io.mooring:test"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/url"
 	"path/filepath"
 
@@ -54,21 +55,35 @@ func storeList(g *globals) *cobra.Command {
 			}
 			return g.print(c.OutOrStdout(), ss, "NAME STATE CAPACITY USED PROMISED FREE EXTENTS MEDIA DIRECT PATH", func(row func(...any)) {
 				for _, s := range ss {
-					row(s.Name, s.State, size(s.Capacity), size(s.Used), size(s.Promised), size(s.Free), s.Extents, s.Media, s.Direct, s.Path)
+					row(s.Name, storeState(s), size(s.Capacity), size(s.Used), size(s.Promised), size(s.Free), s.Extents, s.Media, s.Direct, s.Path)
 				}
 			})
 		},
 	}
 }
 
+// storeState is a store's state and, while it is draining, how far that is.
+func storeState(s admin.Store) string {
+	d := s.Drain
+	switch {
+	case d == nil:
+		return s.State
+	case d.Reason != "":
+		return fmt.Sprintf("%s, %d extents left (%s)", s.State, d.Left, d.Reason)
+	case d.Left == 0:
+		return "drained"
+	}
+	return fmt.Sprintf("%s, %d of %d extents left, %s copied", s.State, d.Left, d.Left+d.Moved, size(d.Copied))
+}
+
 func storeDrain(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "drain NAME", Short: "Put no new extents on a store", Args: usageArgs(cobra.ExactArgs(1)),
+		Use: "drain NAME", Short: "Move the extents of a store to others, and put no new ones on it", Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := g.client().Do(c.Context(), "POST", "/v1/stores/"+url.PathEscape(args[0])+"/drain", nil, nil); err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), struct{}{}, "store %s gets no new extents", args[0])
+			return g.done(c.OutOrStdout(), struct{}{}, "store %s is being emptied; see: mooring store list", args[0])
 		},
 	}
 }

@@ -43,6 +43,10 @@ type Meta interface {
 	// Confirm says that the extent that Allocate placed at generation g exists, sealed
 	// at g+1. Until it returns, whoever comes after takes the extent for not allocated.
 	Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation) error
+	// Replace puts a store in the place of an extent's only one; the caller vouches that it
+	// holds all acknowledged data. It returns the new generation. An error that Is
+	// meta.ErrConflict says that nothing was changed; after any other the call is repeated.
+	Replace(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation, by extent.Member) (extent.Generation, error)
 	// Free forgets the extents from index on; their generations are never used again.
 	Free(ctx context.Context, volume uuid.UUID, from uint32) error
 	// Behind notes extents of a volume of which a store here knows a higher generation than
@@ -251,6 +255,9 @@ func (a *Access) CloseVolume(ctx context.Context, id uuid.UUID) error {
 	if err := a.reactor.Do(ctx, func() {
 		if v = a.volumes[id]; v != nil && v.users == 0 {
 			v.closed = true // nobody gets a grant any more
+			if v.interrupt != nil {
+				v.interrupt()
+			}
 			ended = v.fenced(nil)
 		}
 	}); err != nil || v == nil {
@@ -259,6 +266,8 @@ func (a *Access) CloseVolume(ctx context.Context, id uuid.UUID) error {
 	if ended == nil {
 		return fmt.Errorf("volume %s is in use", v.name)
 	}
+	v.resize.Lock() // the move of an extent has ended
+	defer v.resize.Unlock()
 	err := a.reactor.wait(ctx, ended)
 	e := a.reactor.Do(context.WithoutCancel(ctx), func() {
 		if v.closed = err == nil; v.closed {
@@ -434,7 +443,9 @@ func (a *Access) start(fn func()) {
 // returns, and what was there is gone for good, also if the volume grows again. size is
 // a multiple of 4096. It may be repeated after an error, also in another life.
 func (a *Access) Shrink(ctx context.Context, v *Volume, size int64) error {
-	v.resize.Lock()
+	if err := v.lockSize(ctx); err != nil {
+		return err
+	}
 	defer v.resize.Unlock()
 	n := a.extentsOf(size)
 	if err := v.change(ctx, func() { v.size = min(v.size, size) }); err != nil {

@@ -174,6 +174,9 @@ func (m *benchMeta) Allocate(context.Context, uuid.UUID, uint32) (Lease, error) 
 	return Lease{Generation: 1, Store: m.store}, nil
 }
 func (m *benchMeta) Confirm(context.Context, uuid.UUID, uint32, extent.Generation) error { return nil }
+func (m *benchMeta) Replace(context.Context, uuid.UUID, uint32, extent.Generation, extent.Member) (extent.Generation, error) {
+	return 0, nil
+}
 
 func (m *benchMeta) Behind(context.Context, uuid.UUID, []uint32) ([]uint32, error) { return nil, nil }
 func (m *benchMeta) Free(context.Context, uuid.UUID, uint32) error                 { return nil }

@@ -1,10 +1,12 @@
 package access
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/mooring-io/mooring/sdk/block"
@@ -263,8 +265,31 @@ func testModel(t *testing.T, seed uint64, o rigOptions) {
 			s.vol.blocks[s.from+b] = append(s.vol.blocks[s.from+b], c)
 		}
 	}
+	// All the time extents move from store to store.
+	moves, moved := context.WithCancel(r.ctx)
+	var moving sync.WaitGroup
+	done := map[string]int{}
+	if len(r.stores) > 1 {
+		moving.Go(func() {
+			rng := rand.New(rand.NewPCG(seed, 8))
+			for moves.Err() == nil {
+				v := vols[rng.IntN(2)]
+				i, to := rng.Uint32N(uint32(len(v.extents))), r.stores[rng.IntN(2)]
+				copied := int64(0)
+				err := r.access.Move(moves, v.Volume, i, to, func(m Moved) { copied = m.Copied })
+				switch {
+				case err != nil && o.seed%2 != 0 && moves.Err() == nil:
+					t.Errorf("move extent %d: %v", i, err)
+				case err != nil:
+					done["failed"]++
+				case copied > 0:
+					done["moved"]++
+				}
+			}
+		})
+	}
 	// Commands go out in rounds: within one, anything may happen in any order.
-	for done := 0; done < steps; {
+	for ended := 0; ended < steps; {
 		outage = o.seed%2 == 0 && rng.IntN(12) == 0
 		n := 1 + rng.IntN(depth)
 		from := rng.IntN(n)
@@ -291,7 +316,12 @@ func testModel(t *testing.T, seed uint64, o rigOptions) {
 		for _, s := range all {
 			judge(s, all)
 		}
-		done += len(all)
+		ended += len(all)
+	}
+	moved()
+	moving.Wait()
+	if t.Log(done); len(r.stores) > 1 && done["moved"] == 0 {
+		t.Error("no extent has moved")
 	}
 	w := workers[0]
 	for i, v := range vols {

@@ -52,8 +52,9 @@ type op struct {
 
 	want    int   // bytes of bounce memory it waits for
 	pos     int64 // where a command by chunks goes on
-	pending int   // I/Os at the stores
-	writing bool  // the second half of a read-modify-write
+	copy    *copying
+	pending int  // I/Os at the stores
+	writing bool // the second half of a read-modify-write
 	status  ring.Status
 	info    uint64
 	bounce  []byte
@@ -64,7 +65,7 @@ type op struct {
 // changes says whether the command changes data.
 func (o *op) changes() bool {
 	switch o.kind {
-	case ring.OpWrite, ring.OpWriteZeroes, ring.OpDiscard, ring.OpCompareAndWrite:
+	case ring.OpWrite, ring.OpWriteZeroes, ring.OpDiscard, ring.OpCompareAndWrite, opCopy:
 		return true
 	case ring.OpRead, ring.OpFlush, ring.OpCompare, ring.OpVerify:
 	}
@@ -103,6 +104,8 @@ func (o *op) proceed() {
 	case o.changes() && !o.active && !v.order.enter(o):
 	case o.writing && o.kind == ring.OpWriteZeroes:
 		o.transfer(extent.OpWrite, o.chunk().blocks(), o.bounce)
+	case o.writing && o.kind == opCopy:
+		o.writeCopy()
 	case o.writing:
 		o.transfer(extent.OpWrite, o.range_.blocks(), o.bounce)
 	default:
@@ -120,12 +123,18 @@ func (o *op) start() {
 		}
 		o.readIntoBounce(o.range_)
 	case ring.OpWrite:
-		if o.aligned() {
+		switch {
+		case !o.aligned():
+			o.readIntoBounce(o.range_)
+		case !o.vol.joins(o.range_):
 			o.transfer(extent.OpWrite, o.range_, o.buf)
-			return
+		case o.takeBounce(len(o.buf)):
+			// Two stores copy it, and the plugin must not make them differ.
+			copy(o.bounce, o.buf)
+			o.writing = true
+			o.transfer(extent.OpWrite, o.range_, o.bounce)
 		}
-		o.readIntoBounce(o.range_)
-	case ring.OpCompare, ring.OpCompareAndWrite:
+	case ring.OpCompare, ring.OpCompareAndWrite, opCopy:
 		o.readIntoBounce(o.range_)
 	case ring.OpVerify, ring.OpWriteZeroes, ring.OpDiscard:
 		o.nextChunk()
@@ -199,6 +208,9 @@ func (o *op) transfer(kind extent.Op, r span, mem []byte) {
 		}
 		o.pending++
 		v.access.submit(e.store, io)
+		if e.joiner != nil && kind != extent.OpRead {
+			n = o.alsoTo(e.joiner, io, n)
+		}
 		at = end
 	}
 	if o.pending--; o.pending == 0 {
@@ -260,6 +272,13 @@ func (o *op) step() {
 			return
 		}
 		o.rewrite(o.range_, o.buf[n:])
+	case opCopy:
+		if o.writing {
+			o.finish()
+			return
+		}
+		o.writing = true
+		o.writeCopy()
 	case ring.OpVerify, ring.OpWriteZeroes, ring.OpDiscard:
 		o.chunkDone()
 	default:
@@ -422,11 +441,17 @@ func (o *op) drop(s ring.Status) {
 func (o *op) end() {
 	v := o.vol
 	o.releaseBounce()
-	v.account(o)
+	if o.copy == nil {
+		v.account(o)
+	}
 	if o.changes() {
 		v.order.leave(o, v.access.wakeOp)
 	}
 	v.left(o)
+	if o.copy != nil {
+		o.copy.done(o.status)
+		return
+	}
 	o.port.complete(o)
 	o.port.free(o)
 }

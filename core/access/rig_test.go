@@ -35,11 +35,12 @@ type testQueue struct {
 	vfs.Queue
 	watch bool      // the queue cannot watch doorbells itself
 	shut  bool      // reactor: what is submitted is kept
+	only  vfs.File  // reactor: with shut, only what goes there
 	kept  []*vfs.Op // reactor
 }
 
 func (q *testQueue) Submit(op *vfs.Op) {
-	if q.shut {
+	if q.shut && (q.only == nil || q.only == op.File) {
 		q.kept = append(q.kept, op)
 		return
 	}
@@ -47,7 +48,7 @@ func (q *testQueue) Submit(op *vfs.Op) {
 }
 
 func (q *testQueue) open() {
-	q.shut = false
+	q.shut, q.only = false, nil
 	for _, op := range q.kept {
 		q.Queue.Submit(op)
 	}
@@ -94,6 +95,7 @@ type fakeMeta struct {
 	behind   map[uuid.UUID][]uint32
 	allocate func() error // asked before each allocation
 	confirm  func() error // what Confirm answers
+	replace  func() error // asked before each Replace
 }
 
 func (m *fakeMeta) Deadline() int64 { return m.deadline.Load() }
@@ -159,6 +161,23 @@ func (m *fakeMeta) Behind(_ context.Context, v uuid.UUID, found []uint32) ([]uin
 	return slices.Clone(m.behind[v]), nil
 }
 
+func (m *fakeMeta) Replace(_ context.Context, v uuid.UUID, i uint32, g extent.Generation, by extent.Member) (extent.Generation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.replace != nil {
+		if err := m.replace(); err != nil {
+			return 0, err
+		}
+	}
+	l := m.leases[v][i]
+	if l.Generation != g || !l.Allocated {
+		return 0, fmt.Errorf("extent %d is %+v, not at generation %d: %w", i, l, g, meta.ErrConflict)
+	}
+	l.Generation, l.Store = g+1, by.Store
+	m.leases[v][i] = l
+	return l.Generation, nil
+}
+
 func (m *fakeMeta) Free(_ context.Context, v uuid.UUID, from uint32) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -174,6 +193,12 @@ func (m *fakeMeta) onConfirm(fn func() error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.confirm = fn
+}
+
+func (m *fakeMeta) onReplace(fn func() error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.replace = fn
 }
 
 func (m *fakeMeta) onAllocate(fn func() error) {

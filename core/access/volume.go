@@ -57,7 +57,9 @@ type Volume struct {
 	troubled  int64  // when trouble was logged last, CLOCK_MONOTONIC ns
 	disowned  string // why some extents are not served for good; "": all are
 
-	resize sync.Mutex // one Grow or Shrink at a time
+	interrupt func() // ends the move of an extent; nil: there never was one
+
+	resize sync.Mutex // one Grow, Shrink or Move at a time
 }
 
 // hostState is what one host's grants of one volume share.
@@ -84,6 +86,7 @@ type extentSlot struct {
 	generation extent.Generation
 	resolving  *resolving // not nil: a control goroutine is at it
 	disowned   bool       // Meta is behind what a store has of it; on no store that is here
+	joiner     *joiner    // not nil: another store gets every write, too
 }
 
 type extentState uint8
@@ -161,6 +164,9 @@ func (v *Volume) check(o *op, e *ring.Entry) ring.Status {
 
 // permitted checks what depends on who asks: grant, path epoch and reservation.
 func (v *Volume) permitted(o *op) ring.Status {
+	if o.grant == nil { // our own
+		return ring.StatusOK
+	}
 	changes := o.changes()
 	if o.grant.revoked || o.grant.path.State == PathInaccessible || (o.begun && changes && o.epoch < o.grant.state.epoch) {
 		return ring.StatusPathLost
@@ -180,11 +186,14 @@ func (v *Volume) left(o *op) {
 	if o.begun {
 		v.inflight--
 		var host *hostState
-		if o.changes() {
+		if o.changes() && o.grant != nil {
 			host = o.grant.state
 			host.changing--
 		}
 		v.passFences(o.seq, host)
+	}
+	if o.grant == nil {
+		return
 	}
 	o.grant.inflight--
 	o.grant.settled()

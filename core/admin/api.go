@@ -177,6 +177,16 @@ type Store struct {
 	Free        int64  `json:"free"`
 	Extents     int    `json:"extents"`
 	Direct      bool   `json:"direct"` // O_DIRECT
+
+	Drain *StoreDrain `json:"drain,omitempty"` // while it is draining
+}
+
+// StoreDrain says how far a store is emptied.
+type StoreDrain struct {
+	Left   int    `json:"extents_left"`
+	Moved  int    `json:"extents_moved"`
+	Copied int64  `json:"bytes_copied"`
+	Reason string `json:"reason,omitempty"` // why it does not go on
 }
 
 // StoreAdd asks for a new store.

@@ -247,6 +247,10 @@ func (a *agent) startServices(ctx context.Context, undo *stack) error {
 		return err
 	}
 	undo.push(a.plugins.Close)
+	draining, stop := context.WithCancel(context.Background())
+	var drainer sync.WaitGroup
+	drainer.Go(func() { a.drainer(draining) })
+	undo.push(func() error { stop(); drainer.Wait(); return nil })
 	return nil
 }
 

@@ -132,6 +132,29 @@ func (l leases) Behind(ctx context.Context, volume uuid.UUID, found []uint32) ([
 	return l.meta.Behind(ctx, volume, found)
 }
 
+// Replace implements access.Meta.
+func (l leases) Replace(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation, by extent.Member) (extent.Generation, error) {
+	e, err := l.meta.Extent(ctx, volume, index)
+	if err != nil {
+		return 0, err
+	}
+	if len(e.Set) != 1 {
+		return 0, fmt.Errorf("extent %d has %d replicas, not one: %w", index, len(e.Set), meta.ErrConflict)
+	}
+	next := []meta.Member{{Store: by.Store, Incarnation: by.Incarnation}}
+	change := meta.SetChange{Volume: volume, Index: index, Generation: meta.Generation(g), Set: e.Set, Next: next, Joined: next}
+	got, err := l.meta.ChangeSet(ctx, l.session, change)
+	for err != nil && !errors.Is(err, meta.ErrConflict) && !errors.Is(err, meta.ErrSessionExpired) && ctx.Err() == nil {
+		// Perhaps it was carried out: only the same request again can tell.
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		got, err = l.meta.ChangeSet(ctx, l.session, change)
+	}
+	return extent.Generation(got), err
+}
+
 // Free implements access.Meta.
 func (l leases) Free(ctx context.Context, volume uuid.UUID, from uint32) error {
 	return l.meta.FreeExtents(ctx, l.session, volume, from)

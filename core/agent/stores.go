@@ -25,6 +25,7 @@ type openStore struct {
 	media string
 	life  uint64 // Meta's incarnation
 	store *extent.Store
+	drain *admin.StoreDrain // guarded by agent.mu; nil: it is not draining
 }
 
 // openStores opens the configured stores and those that were added by hand.
@@ -175,6 +176,12 @@ func (a *agent) Stores(ctx context.Context) ([]admin.Store, error) {
 				o.State = string(k.State)
 			}
 		}
+		a.mu.Lock()
+		if o.State == string(meta.StoreDraining) && s.drain != nil {
+			d := *s.drain
+			o.Drain = &d
+		}
+		a.mu.Unlock()
 		if err := s.store.Err(); err != nil {
 			o.State = "failed: " + err.Error()
 		}
@@ -232,12 +239,11 @@ func (a *agent) DrainStore(ctx context.Context, name string) error {
 	if err := a.meta.SetStoreState(ctx, id, meta.StoreDraining, "drained by the operator"); err != nil {
 		return err
 	}
-	a.event(meta.Info, "store-draining", name, "it gets no new extents")
+	a.event(meta.Info, "store-draining", name, "it gets no new extents, and those that it has are moved to other stores")
 	return nil
 }
 
-// RemoveStore implements admin.Agent. A store that holds extents stays: on one node
-// there is nowhere to move them.
+// RemoveStore implements admin.Agent. A store that holds extents stays.
 func (a *agent) RemoveStore(ctx context.Context, name string) error {
 	s, id, err := a.findStore(name)
 	if err != nil {
@@ -255,7 +261,7 @@ func (a *agent) RemoveStore(ctx context.Context, name string) error {
 	}
 	u := s.store.Usage()
 	if u.Extents > 0 {
-		return &meta.InUseError{What: "store " + name, Users: []string{fmt.Sprintf("%d extents", u.Extents)}}
+		return &meta.InUseError{What: "store " + name, Users: []string{fmt.Sprintf("%d extents; empty it with: mooring store drain %s", u.Extents, name)}}
 	}
 	if err := a.meta.RemoveStore(ctx, id); err != nil {
 		return err

@@ -57,7 +57,10 @@ func (noLeases) Allocate(context.Context, uuid.UUID, uint32) (access.Lease, erro
 func (noLeases) Confirm(context.Context, uuid.UUID, uint32, extent.Generation) error { return nil }
 func (noLeases) Free(context.Context, uuid.UUID, uint32) error                       { return nil }
 func (noLeases) Behind(context.Context, uuid.UUID, []uint32) ([]uint32, error)       { return nil, nil }
-func (noLeases) Deadline() int64                                                     { return math.MaxInt64 }
+func (noLeases) Replace(context.Context, uuid.UUID, uint32, extent.Generation, extent.Member) (extent.Generation, error) {
+	return 0, nil
+}
+func (noLeases) Deadline() int64 { return math.MaxInt64 }
 
 // A host that connects while another one acquires a reservation does not put the state from
 // before in force again.

@@ -190,6 +190,15 @@ func (s *Store) Extent(id ID) *Extent {
 	return nil
 }
 
+// IDs returns the names of all extents that the store has. Queue's goroutine only.
+func (s *Store) IDs() []ID {
+	ids := make([]ID, 0, len(s.extents))
+	for id := range s.extents {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
 // Submit starts io. It never blocks and never runs Done. Queue's goroutine only.
 func (s *Store) Submit(io *IO) {
 	io.Err, io.BadBlock, io.DiskNanos, io.started, io.next = nil, 0, 0, 0, nil

@@ -163,6 +163,9 @@ type SetChange struct {
 	Generation Generation // as the owner knows it
 	Set        []Member   // as the owner knows it
 	Next       []Member
+	// Joined are the members of Next that were copied and flushed, and hold all
+	// acknowledged data as those of Set do.
+	Joined []Member
 	// Force allows a set without any present member: data may be lost.
 	Force bool
 }
@@ -175,7 +178,7 @@ func (m *Meta) ChangeSet(ctx context.Context, s *Session, c SetChange) (Generati
 	}
 	kept := false
 	for i, n := range c.Next {
-		kept = kept || slices.Contains(c.Set, n)
+		kept = kept || slices.Contains(c.Set, n) || slices.Contains(c.Joined, n)
 		if slices.ContainsFunc(c.Next[:i], func(o Member) bool { return o.Store == n.Store }) {
 			return 0, invalid("replica set", "different stores; %s is there twice", n.Store)
 		}
@@ -229,6 +232,15 @@ func (m *Meta) Extents(ctx context.Context, volume uuid.UUID, fn func(index uint
 		}
 		return nil
 	})
+}
+
+// Extent returns one extent of a volume; one that was never leased is the zero value.
+func (m *Meta) Extent(ctx context.Context, volume uuid.UUID, index uint32) (Extent, error) {
+	c, _, err := m.loadChunk(ctx, keyChunk(volume, index/ChunkExtents))
+	if err != nil {
+		return Extent{}, err
+	}
+	return c[index%ChunkExtents], nil
 }
 
 // leaseEnv is what the decisions about extents need to know beside them.

@@ -280,6 +280,8 @@ func checkChangeSet(t *testing.T, w *world) {
 		{meta.ErrNotFound, meta.SetChange{Generation: g, Set: []meta.Member{ma, mb}, Next: []meta.Member{ma, {Store: uuid.New()}}}},
 		{nil, meta.SetChange{Generation: g, Set: []meta.Member{ma, mb}, Next: []meta.Member{mb}}},
 		{nil, meta.SetChange{Generation: g + 1, Set: []meta.Member{mb}, Next: []meta.Member{mo}, Force: true}},
+		{meta.ErrInvalid, meta.SetChange{Generation: g + 2, Set: []meta.Member{mo}, Next: []meta.Member{ma}, Joined: []meta.Member{mb}}},
+		{nil, meta.SetChange{Generation: g + 2, Set: []meta.Member{mo}, Next: []meta.Member{ma}, Joined: []meta.Member{ma}}},
 	} {
 		_, err := change(a, c.SetChange)
 		w.is(err, c.want)

@@ -74,7 +74,7 @@ func (s *Store) read(io *IO) {
 		i += n
 	}
 	if io.pending--; io.pending == 0 {
-		s.finish(io, nil)
+		s.finish(io, s.failure) // which may have come with the last of its requests
 		return
 	}
 	s.readers[io.epoch&1]++

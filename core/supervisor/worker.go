@@ -228,7 +228,7 @@ func (w *worker) tend() error {
 	timing := w.sup.opts.Timing
 	tick := time.NewTicker(timing.Health)
 	defer tick.Stop()
-	heard := time.Now()
+	silent := time.Duration(0) // counted in ticks: while this process stood still it could hear nobody
 	for {
 		select {
 		case <-w.inst.process.dead:
@@ -236,11 +236,11 @@ func (w *worker) tend() error {
 		case <-w.inst.failed:
 			return w.inst.why()
 		case r := <-w.inst.beats:
-			heard = time.Now()
+			silent = 0
 			w.report(r)
 		case <-tick.C:
-			if silent := time.Since(heard); silent > timing.HealthTimeout {
-				return fmt.Errorf("hung: no health report for %v", silent.Round(time.Millisecond))
+			if silent += timing.Health; silent > timing.HealthTimeout {
+				return fmt.Errorf("hung: no health report for %v", silent)
 			}
 		case fn := <-w.cmds:
 			fn()

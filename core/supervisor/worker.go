@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -165,8 +166,8 @@ func (w *worker) equip(ctx context.Context, i *instance, e Entry) error {
 		BrokerId: number, Threads: uint32(w.spec.Threads),
 		PoolBytes: uint64(w.spec.PoolBytes), RingEntries: uint32(w.spec.RingEntries),
 	}); err != nil {
-		// At the deadline gRPC may tell of the reset stream instead: the plugin's clock can be first.
-		if at, _ := ctx.Deadline(); time.Until(at) < deadlineSkew && !errors.Is(err, context.DeadlineExceeded) {
+		// At the deadline gRPC may tell of the reset stream instead, even under the deadline's code: the plugin's clock can be first.
+		if at, _ := ctx.Deadline(); time.Until(at) < deadlineSkew && !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 			err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 		}
 		return fmt.Errorf("start plugin %s: %w", w.name, err)

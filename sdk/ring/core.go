@@ -222,7 +222,7 @@ func (c *CoreEnd) Publish() bool {
 	rang := false
 	if c.shown != c.tail {
 		c.shown = c.tail
-		c.completion.word(offTail).Store(c.tail)
+		c.completion.show(offTail, c.tail)
 		if s := c.submission.word(offSleep).Load(); s&1 == 1 && s != c.rang {
 			c.rang = s
 			c.counters.Doorbells++
@@ -240,7 +240,7 @@ func (c *CoreEnd) Publish() bool {
 // will tell) and the announcement is withdrawn.
 func (c *CoreEnd) Sleep() bool {
 	c.sleep |= 1
-	c.completion.word(offSleep).Store(c.sleep)
+	c.completion.show(offSleep, c.sleep)
 	if c.head != c.seen || c.submission.word(offTail).Load() != c.head {
 		c.Awake()
 		return false
@@ -253,7 +253,7 @@ func (c *CoreEnd) Sleep() bool {
 func (c *CoreEnd) Awake() {
 	if c.sleep&1 == 1 {
 		c.sleep++
-		c.completion.word(offSleep).Store(c.sleep)
+		c.completion.show(offSleep, c.sleep)
 	}
 }
 

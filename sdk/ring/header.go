@@ -147,6 +147,13 @@ func (r ring) word(off int) *atomic.Uint64 {
 	return (*atomic.Uint64)(unsafe.Pointer(&r.mem[off]))
 }
 
+// show stores a word that the other side must see before anything is loaded after
+// it: a tail before the other's announcement of sleep, an announcement before the
+// other's tail. Store promises that too, but under the race detector it is a plain
+// release store for memory that is not Go's, and a wake could be lost; an exchange is a full
+// fence in both, at the same price.
+func (r ring) show(off int, v uint64) { r.word(off).Swap(v) }
+
 // slot is the memory of the entry at cursor.
 func (r ring) slot(cursor uint64) unsafe.Pointer {
 	return unsafe.Pointer(&r.mem[headerBytes+(cursor&r.mask)*entryBytes])

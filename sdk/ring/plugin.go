@@ -190,7 +190,7 @@ func (p *PluginEnd) Publish() bool {
 		(*Entry)(p.submission.slot(p.shown)).Submitted = now
 	}
 	p.submission.storeCounters(&p.counters)
-	p.submission.word(offTail).Store(p.tail)
+	p.submission.show(offTail, p.tail)
 	if s := p.completion.word(offSleep).Load(); s&1 == 1 && s != p.rang {
 		p.rang = s
 		p.counters.Doorbells++
@@ -205,7 +205,7 @@ func (p *PluginEnd) Publish() bool {
 // withdrawn.
 func (p *PluginEnd) Sleep() bool {
 	p.sleep |= 1
-	p.submission.word(offSleep).Store(p.sleep)
+	p.submission.show(offSleep, p.sleep)
 	if p.Ready() {
 		p.Awake()
 		return false
@@ -218,7 +218,7 @@ func (p *PluginEnd) Sleep() bool {
 func (p *PluginEnd) Awake() {
 	if p.sleep&1 == 1 {
 		p.sleep++
-		p.submission.word(offSleep).Store(p.sleep)
+		p.submission.show(offSleep, p.sleep)
 	}
 }
 

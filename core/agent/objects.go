@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/mooring-io/mooring/core/admin"
 	"github.com/mooring-io/mooring/core/config"
@@ -156,17 +157,35 @@ func (a *agent) reloadRest(ctx context.Context, old, c *config.Config, r *admin.
 		a.setLevel(c.Log.Level)
 		r.Applied = append(r.Applied, "log.level is "+c.Log.Level)
 	}
-	for _, s := range c.Stores {
+	a.reloadStores(ctx, old, c, r)
+}
+
+// reloadStores opens new stores. Those that are open stay as they are until the next start.
+func (a *agent) reloadStores(ctx context.Context, old, c *config.Config, r *admin.ReloadReport) {
+	for i := range c.Stores {
+		s := &c.Stores[i]
 		had, _, err := a.findStore(s.Name)
 		switch {
 		case err != nil:
-			if err := a.openStore(ctx, s); err != nil {
+			if err := a.openStore(ctx, *s); err != nil {
 				r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: store %s: %v", s.Pos, s.Name, err))
 			} else {
 				r.Applied = append(r.Applied, "store "+s.Name+" opened")
 			}
 		case had.path != s.Path:
 			r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: store %s is at %s; its path does not change", s.Pos, s.Name, had.path))
+			s.Path = had.path
+		}
+		if o := slices.IndexFunc(old.Stores, func(o config.Store) bool { return o.Name == s.Name }); o >= 0 && err == nil {
+			if was := old.Stores[o]; was.Capacity != s.Capacity || was.Media != s.Media {
+				r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: capacity and media of store %s are taken over at the next start", s.Pos, s.Name))
+				s.Capacity, s.Media = was.Capacity, was.Media
+			}
+		}
+	}
+	for _, o := range old.Stores {
+		if !slices.ContainsFunc(c.Stores, func(s config.Store) bool { return s.Name == o.Name }) {
+			r.Unmanaged = append(r.Unmanaged, "store "+o.Name)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -106,11 +105,14 @@ func (a *agent) startPlugin(ctx context.Context, p config.Plugin) error {
 	})
 }
 
-// listenersOf names a plugin's access points; a URL keeps its name for life.
+// accessPoint names the access point of a listener; a URL keeps its name for life.
+func (a *agent) accessPoint(listen string) string { return a.node.Name + "/" + listen }
+
+// listenersOf names a plugin's access points.
 func (a *agent) listenersOf(p config.Plugin) []*proto.Listener {
 	var out []*proto.Listener
 	for _, l := range p.Listen {
-		out = append(out, &proto.Listener{Url: l, AccessPointId: a.node.Name + "/" + l})
+		out = append(out, &proto.Listener{Url: l, AccessPointId: a.accessPoint(l)})
 	}
 	return out
 }
@@ -140,7 +142,7 @@ func (a *agent) Listeners() []admin.Access {
 	for _, p := range a.cfg.Plugins {
 		st, err := a.plugins.Status(p.Name)
 		for _, l := range p.Listen {
-			x := admin.Access{ID: a.node.Name + "/" + l, Plugin: p.Name, URL: l, State: "plugin " + st.State.String()}
+			x := admin.Access{ID: a.accessPoint(l), Plugin: p.Name, URL: l, State: "plugin " + st.State.String()}
 			if err != nil {
 				x.State = err.Error()
 			}
@@ -193,18 +195,20 @@ func (a *agent) publishOnce(ctx context.Context) error {
 
 // reloadPlugins applies changed plugin blocks.
 func (a *agent) reloadPlugins(ctx context.Context, old, c *config.Config, r *admin.ReloadReport) {
-	for _, p := range c.Plugins {
+	for n := range c.Plugins {
+		p := &c.Plugins[n]
 		i := slices.IndexFunc(old.Plugins, func(o config.Plugin) bool { return o.Name == p.Name })
-		// One that could not be started before is tried again.
-		if st, err := a.plugins.Status(p.Name); i < 0 || err != nil || st.State == supervisor.StateIdle {
-			if err := a.startAnew(ctx, p); err != nil {
+		// One that could not be started before, or died, is tried again.
+		st, err := a.plugins.Status(p.Name)
+		if i < 0 || err != nil || st.State != supervisor.StateRunning {
+			if err := a.startAnew(ctx, *p); err != nil {
 				r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
 			} else {
 				r.Applied = append(r.Applied, "plugin "+p.Name+" started")
 			}
 			continue
 		}
-		a.reloadPlugin(ctx, old.Plugins[i], p, r)
+		a.reloadPlugin(ctx, old.Plugins[i], p, st, r)
 	}
 	for _, o := range old.Plugins {
 		if slices.ContainsFunc(c.Plugins, func(p config.Plugin) bool { return p.Name == o.Name }) {
@@ -218,12 +222,13 @@ func (a *agent) reloadPlugins(ctx context.Context, old, c *config.Config, r *adm
 	}
 }
 
-func (a *agent) reloadPlugin(ctx context.Context, old, p config.Plugin, r *admin.ReloadReport) {
-	if !reflect.DeepEqual(old.Listen, p.Listen) {
-		states, err := a.plugins.SetListeners(ctx, p.Name, a.listenersOf(p))
+// reloadPlugin changes a running plugin to what p says, and p to what runs where that has to wait.
+func (a *agent) reloadPlugin(ctx context.Context, old config.Plugin, p *config.Plugin, st supervisor.Status, r *admin.ReloadReport) {
+	if !a.listensAt(st, p.Listen) {
+		states, err := a.plugins.SetListeners(ctx, p.Name, a.listenersOf(*p))
 		for _, s := range states {
 			if s.Error != "" {
-				err = errors.Join(err, fmt.Errorf("%s: %s", s.Url, s.Error))
+				err = errors.Join(err, errors.New(s.Error+listenHint(s.Error)))
 			}
 		}
 		if err != nil {
@@ -234,6 +239,7 @@ func (a *agent) reloadPlugin(ctx context.Context, old, p config.Plugin, r *admin
 	}
 	if old.Threads != p.Threads || old.PoolBytes != p.PoolBytes || old.RingEntries != p.RingEntries || old.User != p.User {
 		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: threads, pool, ring_entries and user of plugin %s are taken over at the agent's next start", p.Pos, p.Name))
+		p.Threads, p.PoolBytes, p.RingEntries, p.User = old.Threads, old.PoolBytes, old.RingEntries, old.User
 	}
 	restart, err := a.plugins.Reconfigure(ctx, p.Name, p.Config, p.Range)
 	a.paths.Nudge() // it may be a policy
@@ -243,4 +249,11 @@ func (a *agent) reloadPlugin(ctx context.Context, old, p config.Plugin, r *admin
 	case restart:
 		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: the config of plugin %s is taken over by: mooring plugin restart %s", p.Pos, p.Name, p.Name))
 	}
+}
+
+// listensAt says whether a plugin listens at exactly these URLs, each of them with success.
+func (a *agent) listensAt(st supervisor.Status, urls []string) bool {
+	return len(st.Listeners) == len(urls) && !slices.ContainsFunc(st.Listeners, func(s *proto.ListenerState) bool {
+		return s.Error != "" || !slices.ContainsFunc(urls, func(u string) bool { return s.AccessPointId == a.accessPoint(u) })
+	})
 }

@@ -193,12 +193,9 @@ func (a *applier) volume(d DesiredVolume) {
 		case v.BlockBytes != want.BlockBytes:
 			refused = invalid("block_size", "%d, which is fixed when the volume is made; it is %d", v.BlockBytes, want.BlockBytes)
 		case want.Bytes < v.Bytes:
-			refused = invalid("size", "at least the present %d bytes: the file never destroys data (\"mooring volume resize\" can, and until then the file does not keep the volume from other commands); it is %d", v.Bytes, want.Bytes)
+			refused = invalid("size", "at least the present %d bytes: a file never destroys data (\"mooring volume resize -force\" does); it is %d", v.Bytes, want.Bytes)
 		case want.Bytes > v.Bytes:
 			refused = a.m.resize(a.ctx, x, v, Resize{Bytes: want.Bytes})
-		}
-		if refused != nil && v.BlockBytes == want.BlockBytes {
-			v.Managed = nil // so that the CLI can do what the file cannot
 		}
 		return nil
 	})

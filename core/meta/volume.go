@@ -216,7 +216,7 @@ func (m *Meta) changeVolume(ctx context.Context, id uuid.UUID, cli bool, fn func
 			x.Txn = store.Txn{}
 			return nil
 		}
-		if cli {
+		if cli && next.Bytes >= old.Bytes { // no file shrinks a volume: that is for the CLI alone
 			if err := refuseManaged("volume "+old.String(), old.Managed); err != nil {
 				return err
 			}

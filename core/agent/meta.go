@@ -90,41 +90,45 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	if err != nil {
 		return nil, err
 	}
-	return l.acquire(ctx, meta.Acquire{Volume: volume, Count: v.Extents(l.meta.Cluster().ExtentBytes)})
+	owner, err := l.meta.TakeVolume(ctx, l.session, volume)
+	if err != nil {
+		return nil, err
+	}
+	// An extent that was never allocated is at the owner's term.
+	out := make([]access.Lease, v.Extents(l.meta.Cluster().ExtentBytes))
+	for i := range out {
+		out[i].Generation = extent.Generation(owner.Term)
+	}
+	err = l.meta.Leases(ctx, owner, func(g meta.Lease) error {
+		if int(g.Index) < len(out) {
+			out[g.Index] = lease(g)
+		}
+		return nil
+	})
+	return out, err
 }
 
 // Allocate implements access.Meta.
 func (l leases) Allocate(ctx context.Context, volume uuid.UUID, index uint32) (access.Lease, error) {
-	got, err := l.acquire(ctx, meta.Acquire{Volume: volume, From: index, Count: 1, Allocate: true, Tentative: true})
-	if err != nil {
-		return access.Lease{}, err
-	}
-	return got[0], nil
+	got, err := l.meta.PlaceExtent(ctx, l.session, volume, index, nil)
+	return lease(got), err
 }
 
 // Confirm implements access.Meta.
 func (l leases) Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation) error {
-	got, err := l.meta.ConfirmExtent(ctx, l.session, volume, index, meta.Generation(g))
+	got, err := l.meta.ConfirmExtent(ctx, l.session, volume, index, meta.Generation(g), nil)
 	if err == nil && extent.Generation(got.Generation) != g+1 {
 		err = fmt.Errorf("extent %d is at generation %d, not %d: %w", index, got.Generation, g+1, meta.ErrConflict)
 	}
 	return err
 }
 
-func (l leases) acquire(ctx context.Context, want meta.Acquire) ([]access.Lease, error) {
-	got, err := l.meta.AcquireExtents(ctx, l.session, want)
-	if err != nil {
-		return nil, err
+func lease(g meta.Lease) access.Lease {
+	out := access.Lease{Generation: extent.Generation(g.Generation)}
+	if len(g.Set) > 0 {
+		out.Store, out.Allocated = g.Set[0].Store, !g.Tentative
 	}
-	out := make([]access.Lease, len(got))
-	for i, g := range got {
-		out[i] = access.Lease{Generation: extent.Generation(g.Generation)}
-		if len(g.Set) > 0 {
-			out[i].Store = g.Set[0].Store
-			out[i].Allocated = g.Set[0].Incarnation != 0
-		}
-	}
-	return out, nil
+	return out
 }
 
 // Behind implements access.Meta.
@@ -142,17 +146,20 @@ func (l leases) Replace(ctx context.Context, volume uuid.UUID, index uint32, g e
 		return 0, fmt.Errorf("extent %d has %d replicas, not one: %w", index, len(e.Set), meta.ErrConflict)
 	}
 	next := []meta.Member{{Store: by.Store, Incarnation: by.Incarnation}}
-	change := meta.SetChange{Volume: volume, Index: index, Generation: meta.Generation(g), Set: e.Set, Next: next, Joined: next}
-	got, err := l.meta.ChangeSet(ctx, l.session, change)
+	change := []meta.SetChange{{Index: index, Generation: meta.Generation(g), Set: e.Set, Next: next, Joined: next}}
+	got, err := l.meta.ChangeSets(ctx, l.session, volume, change)
 	for err != nil && !errors.Is(err, meta.ErrConflict) && !errors.Is(err, meta.ErrSessionExpired) && ctx.Err() == nil {
 		// Perhaps it was carried out: only the same request again can tell.
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
 		}
-		got, err = l.meta.ChangeSet(ctx, l.session, change)
+		got, err = l.meta.ChangeSets(ctx, l.session, volume, change)
 	}
-	return extent.Generation(got), err
+	if err != nil {
+		return 0, err
+	}
+	return extent.Generation(got[0]), nil
 }
 
 // Free implements access.Meta.

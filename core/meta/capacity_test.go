@@ -43,7 +43,7 @@ func TestCapacityOfEtcd(t *testing.T) {
 				var ch chunk
 				for j := range ch {
 					p := rnd.Perm(len(stores))
-					ch[j] = Extent{Generation: Generation(1 + rnd.Intn(1<<14) + round), Owner: 1 << 41, Set: []Member{
+					ch[j] = Extent{Changes: Generation(1 + rnd.Intn(1<<14) + round), Set: []Member{
 						{stores[p[0]], uint64(1 + rnd.Intn(1000))}, {stores[p[1]], uint64(1 + rnd.Intn(1000))}, {stores[p[2]], uint64(1 + rnd.Intn(1000))},
 					}}
 				}

@@ -15,7 +15,8 @@ type Generation uint64
 // Member is a replica's place: a store in one of its lives.
 type Member struct {
 	Store uuid.UUID
-	// Incarnation 0: the replica is still to be made; see Acquire.Tentative.
+	// Incarnation is of a life of the store since which it lost nothing that it
+	// acknowledged. 0: the replica is still to be made; see PlaceExtent.
 	Incarnation uint64
 }
 
@@ -27,14 +28,13 @@ func (e Extent) tentative() bool {
 
 // Extent is what Meta knows of one extent.
 type Extent struct {
-	Generation Generation // 0: never leased nor allocated
-	Owner      SessionID  // who drives it, if that session lives; 0: nobody
-	Set        []Member   // nil: not allocated
+	// Changes counts those of its set; with the Term of its volume's owner it makes the
+	// generation. 0: never allocated.
+	Changes Generation
+	Set     []Member // nil: not allocated
 }
 
-func (e Extent) equal(o Extent) bool {
-	return e.Generation == o.Generation && e.Owner == o.Owner && slices.Equal(e.Set, o.Set)
-}
+func (e Extent) equal(o Extent) bool { return e.Changes == o.Changes && slices.Equal(e.Set, o.Set) }
 
 // ChunkExtents is how many extents share a key.
 const ChunkExtents = 256
@@ -42,28 +42,16 @@ const ChunkExtents = 256
 // maxReplicas bounds a replica set.
 const maxReplicas = 8
 
-// chunkVersion begins every packed record of extents.
-const chunkVersion = 1
+// chunkVersion begins every packed record of extents. Version 1 had owners of single
+// extents, whose changes the generation counted as well.
+const chunkVersion = 2
 
 // chunk is a packed record: the extents of one key. See docs/format/meta-store.md.
 type chunk [ChunkExtents]Extent
 
-// append writes the chunk: a table of owners, a table of sets, and runs of equal
-// extents.
+// append writes the chunk: a table of sets, and runs of equal extents.
 func (c *chunk) append(b []byte) []byte {
-	var owners []SessionID
 	var sets [][]Member
-	owner := func(s SessionID) uint64 {
-		if s == 0 {
-			return 0
-		}
-		i := slices.Index(owners, s)
-		if i < 0 {
-			i = len(owners)
-			owners = append(owners, s)
-		}
-		return uint64(i + 1)
-	}
 	set := func(s []Member) uint64 {
 		if len(s) == 0 {
 			return 0
@@ -82,16 +70,11 @@ func (c *chunk) append(b []byte) []byte {
 			n++
 		}
 		runs = binary.AppendUvarint(runs, uint64(n))
-		runs = binary.AppendUvarint(runs, owner(c[i].Owner))
 		runs = binary.AppendUvarint(runs, set(c[i].Set))
-		runs = binary.AppendUvarint(runs, uint64(c[i].Generation))
+		runs = binary.AppendUvarint(runs, uint64(c[i].Changes))
 		i += n
 	}
 	b = append(b, chunkVersion)
-	b = binary.AppendUvarint(b, uint64(len(owners)))
-	for _, o := range owners {
-		b = binary.AppendUvarint(b, uint64(o))
-	}
 	b = binary.AppendUvarint(b, uint64(len(sets)))
 	for _, s := range sets {
 		b = binary.AppendUvarint(b, uint64(len(s)))
@@ -111,13 +94,15 @@ func parseChunk(b []byte) (*chunk, error) {
 	if len(b) == 0 {
 		return nil, errChunk
 	}
-	if b[0] != chunkVersion {
-		return nil, fmt.Errorf("packed extents of version %d: %w", b[0], ErrNewer)
+	version := b[0]
+	if version == 0 || version > chunkVersion {
+		return nil, fmt.Errorf("packed extents of version %d: %w", version, ErrNewer)
 	}
 	r := reader{b: b[1:]}
-	owners := make([]SessionID, r.count(ChunkExtents))
-	for i := range owners {
-		owners[i] = SessionID(r.uvarint())
+	if version == 1 {
+		for range r.count(ChunkExtents) {
+			r.uvarint() // an owner
+		}
 	}
 	sets := make([][]Member, r.count(ChunkExtents))
 	for i := range sets {
@@ -129,14 +114,15 @@ func parseChunk(b []byte) (*chunk, error) {
 	}
 	c := new(chunk)
 	for i := 0; i < len(c) && !r.bad; {
-		n, o, s, g := r.uvarint(), r.uvarint(), r.uvarint(), r.uvarint()
-		if n == 0 || n > uint64(len(c)-i) || o > uint64(len(owners)) || s > uint64(len(sets)) {
+		n := r.uvarint()
+		if version == 1 {
+			r.uvarint() // the owner
+		}
+		s, changes := r.uvarint(), r.uvarint()
+		if n == 0 || n > uint64(len(c)-i) || s > uint64(len(sets)) {
 			return nil, errChunk
 		}
-		e := Extent{Generation: Generation(g)}
-		if o > 0 {
-			e.Owner = owners[o-1]
-		}
+		e := Extent{Changes: Generation(changes)}
 		if s > 0 {
 			e.Set = sets[s-1]
 		}

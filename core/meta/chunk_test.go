@@ -10,7 +10,7 @@ import (
 )
 
 // randomChunk is like a volume's that was moved about among n pairs of stores.
-func randomChunk(rnd *rand.Rand, stores []uuid.UUID, replicas, owners int) *chunk {
+func randomChunk(rnd *rand.Rand, stores []uuid.UUID, replicas int) *chunk {
 	c := new(chunk)
 	var sets [][]Member
 	for range 4 {
@@ -24,8 +24,7 @@ func randomChunk(rnd *rand.Rand, stores []uuid.UUID, replicas, owners int) *chun
 		if rnd.Intn(20) == 0 {
 			continue // never touched
 		}
-		c[i].Generation = Generation(1 + rnd.Intn(1<<20))
-		c[i].Owner = SessionID(rnd.Intn(owners + 1))
+		c[i].Changes = Generation(1 + rnd.Intn(1<<20))
 		if rnd.Intn(20) != 0 {
 			c[i].Set = sets[rnd.Intn(len(sets))]
 		}
@@ -45,7 +44,7 @@ func TestChunkRoundTrip(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	stores := manyStores(50)
 	for range 200 {
-		c := randomChunk(rnd, stores, 1+rnd.Intn(3), 5)
+		c := randomChunk(rnd, stores, 1+rnd.Intn(3))
 		b := c.append(nil)
 		back, err := parseChunk(b)
 		if err != nil {
@@ -63,7 +62,7 @@ func TestChunkRoundTrip(t *testing.T) {
 }
 
 func TestChunkPrefixes(t *testing.T) {
-	b := randomChunk(rand.New(rand.NewSource(2)), manyStores(9), 2, 3).append(nil)
+	b := randomChunk(rand.New(rand.NewSource(2)), manyStores(9), 2).append(nil)
 	for i := range b {
 		if _, err := parseChunk(b[:i]); err == nil {
 			t.Fatalf("the first %d of %d bytes were accepted", i, len(b))
@@ -78,10 +77,27 @@ func TestChunkPrefixes(t *testing.T) {
 	}
 }
 
+// Version 1 had owners of single extents; what they were does not matter any more.
+func TestChunkVersion1(t *testing.T) {
+	id := uuid.New()
+	b := append([]byte{1, 2, 7, 9, 1, 1}, id[:]...) // owners 7 and 9; one set of one member
+	b = append(b, 5)                                // in its life 5
+	b = append(b, 2, 1, 1, 11)                      // two extents: owner 7, the set, generation 11
+	b = append(b, 0xfe, 1, 0, 0, 0)                 // 254 that were never leased
+	c, err := parseChunk(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Extent{Changes: 11, Set: []Member{{Store: id, Incarnation: 5}}}
+	if !c[0].equal(want) || !c[1].equal(want) || !c[2].equal(Extent{}) {
+		t.Fatalf("%+v %+v %+v", c[0], c[1], c[2])
+	}
+}
+
 func FuzzChunk(f *testing.F) {
 	rnd := rand.New(rand.NewSource(3))
 	f.Add(new(chunk).append(nil))
-	f.Add(randomChunk(rnd, manyStores(5), 2, 2).append(nil))
+	f.Add(randomChunk(rnd, manyStores(5), 2).append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := parseChunk(b)
 		if err != nil {
@@ -108,7 +124,7 @@ func TestChunkSize(t *testing.T) {
 	const sample = 200
 	bytes := 0
 	for range sample {
-		c := randomChunk(rnd, stores, 3, 3)
+		c := randomChunk(rnd, stores, 3)
 		bytes += len(c.append(nil)) + len(keyChunk(stores[0], 0))
 	}
 	total := bytes / sample * chunks

@@ -254,13 +254,14 @@ func (m *Meta) ExtentStore(ctx context.Context, id uuid.UUID) (Store, error) {
 // Stores returns all extent stores by ID.
 func (m *Meta) Stores(ctx context.Context) ([]Store, error) { return list[Store](ctx, m, "store/") }
 
-// place chooses where a new extent goes: its replicas on different nodes, one on
-// the owner's if possible, elsewhere by weighted rendezvous hashing, so that it
-// depends on nothing but the stores and the extent.
+// place chooses where a new extent goes: its replicas on different nodes that are
+// alive, one on the owner's if possible, elsewhere by weighted rendezvous hashing, so
+// that it depends on nothing but the stores and the extent. Where there are too few
+// nodes it is fewer replicas; the rest is made up for when there are more.
 func (env *leaseEnv) place(index uint32, avoid []uuid.UUID) ([]Member, error) {
 	candidates := make([]Store, 0, len(env.stores))
 	for _, s := range env.stores {
-		if s.State == StoreActive && !slices.Contains(avoid, s.ID) {
+		if s.State == StoreActive && env.alive[s.Node] && !slices.Contains(avoid, s.ID) {
 			candidates = append(candidates, s)
 		}
 	}
@@ -295,9 +296,8 @@ func (env *leaseEnv) place(index uint32, avoid []uuid.UUID) ([]Member, error) {
 			set = append(set, Member{Store: s.ID, Incarnation: s.Incarnation})
 		}
 	}
-	if len(set) < env.volume.Replicas {
-		return nil, fmt.Errorf("extent %d of volume %s needs %d active stores on different nodes, there are %d: %w",
-			index, env.volume, env.volume.Replicas, len(set), ErrNoStore)
+	if len(set) == 0 {
+		return nil, fmt.Errorf("extent %d of volume %s: no active store is there for it: %w", index, env.volume, ErrNoStore)
 	}
 	return set, nil
 }

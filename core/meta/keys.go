@@ -19,6 +19,7 @@ func keyNode(id uuid.UUID) string           { return "node/" + id.String() }
 func keyNodeName(name string) string        { return "nodename/" + name }
 func keySession(id SessionID) string        { return fmt.Sprintf("session/%016x", uint64(id)) }
 func keyStore(id uuid.UUID) string          { return "store/" + id.String() }
+func keyOwner(volume uuid.UUID) string      { return "owner/" + volume.String() }
 func keyTenant(name string) string          { return "tenant/" + name }
 func keyVolume(id uuid.UUID) string         { return "volume/" + id.String() }
 func keyVolumeName(t, name string) string   { return "volname/" + t + "/" + name }
@@ -67,6 +68,7 @@ const (
 	TopicSubsystems   Topic = "subsystem/"
 	TopicNamespaces   Topic = "namespace/"
 	TopicExtents      Topic = "extent/"
+	TopicOwners       Topic = "owner/"
 	TopicAccessPoints Topic = "accesspoint/"
 	TopicPaths        Topic = "path/"
 	TopicAssociations Topic = "association/"

@@ -11,154 +11,114 @@ import (
 	"github.com/mooring-io/mooring/core/meta/store"
 )
 
-// Lease is the exclusive right of a session to drive one extent's range of a
-// volume, allocated or not, as long as the session lives.
+// Lease is the exclusive right of a volume's owner to drive one extent's range,
+// allocated or not, as long as its session lives.
 type Lease struct {
-	Index      uint32
+	Index uint32
+	// Generation grows with every change of owner or set: it is the owner's Term and
+	// the extent's own Changes together.
 	Generation Generation
 	Set        []Member // nil: not allocated; not to be changed in place
-}
-
-// HeldError is an ErrConflict: another session drives the extent.
-type HeldError struct {
-	Volume uuid.UUID
-	Index  uint32
-	Owner  SessionInfo
-}
-
-func (e *HeldError) Error() string {
-	return fmt.Sprintf("extent %d of volume %s is driven by node %s (Meta session %d)", e.Index, e.Volume, e.Owner.Node, e.Owner.ID)
-}
-
-// Is makes it an ErrConflict.
-func (e *HeldError) Is(target error) bool { return target == ErrConflict }
-
-// Acquire says which leases are wanted.
-type Acquire struct {
-	Volume   uuid.UUID
-	From     uint32 // first extent
-	Count    uint32
-	Allocate bool        // place those that are not allocated
-	Avoid    []uuid.UUID // stores not to allocate on
-	// Tentative places extents with members of incarnation 0: the caller makes the
-	// replicas at the next generation and calls ConfirmExtent before the first write.
-	// Until then a new owner takes the extent for not allocated, so that a caller that
-	// dies in between leaves no extent whose replica is missing.
+	// Tentative says that the extent was placed and never confirmed: nothing can have
+	// been written to it.
 	Tentative bool
 }
 
-// AcquireExtents takes leases for the session, or confirms those it has. Ownership
-// passes from a session that is over without more ado; one held by a live session
-// is a HeldError, and then the leases before it may have been taken. A change of
-// owner or set raises the generation in the same transaction; the new owner seals it
-// on every member before it serves. The only member of a set is named by its present
-// incarnation: nobody else holds the data.
-func (m *Meta) AcquireExtents(ctx context.Context, s *Session, a Acquire) ([]Lease, error) {
-	out := make([]Lease, 0, a.Count)
-	err := m.changeExtents(ctx, s, a.Volume, a.From, a.Count, func(env *leaseEnv, i uint32, e *Extent) error {
-		if e.Owner != s.id {
-			if err := env.takeOver(ctx, i, e.Owner); err != nil {
-				return err
-			}
-			e.Owner = s.id
-			if e.tentative() {
-				e.Set = nil
-			}
-		}
-		if len(e.Set) == 0 && a.Allocate {
-			set, err := env.place(i, a.Avoid)
-			if err != nil {
-				return err
-			}
-			if a.Tentative {
-				for j := range set {
-					set[j].Incarnation = 0
-				}
-			}
-			e.Set = set
-		}
-		if len(e.Set) == 1 && !e.tentative() {
-			if st, ok := env.stores[e.Set[0].Store]; ok && st.Node == s.node && st.Incarnation != e.Set[0].Incarnation {
-				e.Set = []Member{{Store: st.ID, Incarnation: st.Incarnation}}
-			}
-		}
-		return nil
-	}, func(i uint32, e Extent) {
-		out = append(out, Lease{Index: i, Generation: e.Generation, Set: e.Set})
-	})
-	return out, err
+func (o Ownership) lease(i uint32, e Extent) Lease {
+	return Lease{Index: i, Generation: o.Term + e.Changes, Set: e.Set, Tentative: e.tentative()}
 }
 
-// ConfirmExtent says that the replicas of an extent that was placed tentatively at
-// generation g exist, sealed at g+1, the generation that the extent has from then on.
-// Confirming it again changes nothing.
-func (m *Meta) ConfirmExtent(ctx context.Context, s *Session, volume uuid.UUID, index uint32, g Generation) (Lease, error) {
-	var out Lease
-	err := m.changeExtents(ctx, s, volume, index, 1, func(env *leaseEnv, _ uint32, e *Extent) error {
-		if e.Owner == s.id && e.Generation == g+1 && len(e.Set) > 0 && !e.tentative() {
-			return nil // this very request was carried out before
+// Leases calls fn with every extent of an owner's volume that was ever allocated.
+// Nobody but the owner changes them.
+func (m *Meta) Leases(ctx context.Context, o Ownership, fn func(Lease) error) error {
+	return m.Extents(ctx, o.Volume, func(i uint32, e Extent) error { return fn(o.lease(i, e)) })
+}
+
+// PlaceExtent chooses the stores of an extent that has none, for the owner of its
+// volume: as many as the volume is to have replicas, or as there are. They are
+// tentative: the caller makes the replicas at the next generation and calls
+// ConfirmExtent before the first write. Until then everybody takes the extent for not
+// allocated, so that one who dies in between leaves no extent whose replica is missing.
+// An extent that was confirmed already is returned as it is. avoid are stores not to
+// place it on.
+func (m *Meta) PlaceExtent(ctx context.Context, s *Session, volume uuid.UUID, index uint32, avoid []uuid.UUID) (Lease, error) {
+	return m.changeExtent(ctx, s, volume, index, func(env *leaseEnv, i uint32, e *Extent) error {
+		if len(e.Set) > 0 && !e.tentative() {
+			return nil
 		}
-		if e.Owner != s.id || e.Generation != g || !e.tentative() {
-			return fmt.Errorf("extent %d of volume %s is not placed tentatively at generation %d: %w", index, volume, g, ErrConflict)
+		set, err := env.place(i, avoid)
+		if err != nil {
+			return err
 		}
-		set := slices.Clone(e.Set)
-		for i := range set {
-			st, ok := env.stores[set[i].Store]
-			if !ok {
-				return fmt.Errorf("store %s: %w", set[i].Store, ErrNotFound)
-			}
-			set[i].Incarnation = st.Incarnation
+		for j := range set {
+			set[j].Incarnation = 0
 		}
 		e.Set = set
+		e.Changes++ // also if the stores are the same: replicas may be left of the former attempt
 		return nil
-	}, func(i uint32, e Extent) { out = Lease{Index: i, Generation: e.Generation, Set: e.Set} })
-	return out, err
+	})
 }
 
-// ReleaseExtents gives up leases of the session; those it does not hold are left alone.
-func (m *Meta) ReleaseExtents(ctx context.Context, s *Session, volume uuid.UUID, from, count uint32) error {
-	return m.changeExtents(ctx, s, volume, from, count, func(_ *leaseEnv, _ uint32, e *Extent) error {
-		if e.Owner == s.id {
-			e.Owner = 0
+// ConfirmExtent says that the replicas of an extent that was placed at generation g
+// exist, sealed at g+1, the generation that the extent has from then on. Confirming it
+// again changes nothing. members are those that exist, at least one; nil is all.
+func (m *Meta) ConfirmExtent(ctx context.Context, s *Session, volume uuid.UUID, index uint32, g Generation, members []uuid.UUID) (Lease, error) {
+	return m.changeExtent(ctx, s, volume, index, func(env *leaseEnv, _ uint32, e *Extent) error {
+		if env.owner.Term+e.Changes == g+1 && len(e.Set) > 0 && !e.tentative() {
+			return nil // this very request was carried out before
 		}
+		if env.owner.Term+e.Changes != g || !e.tentative() {
+			return fmt.Errorf("extent %d of volume %s is not placed tentatively at generation %d: %w", index, volume, g, ErrConflict)
+		}
+		var set []Member
+		for _, r := range e.Set {
+			if members != nil && !slices.Contains(members, r.Store) {
+				continue
+			}
+			st, ok := env.stores[r.Store]
+			if !ok {
+				return fmt.Errorf("store %s: %w", r.Store, ErrNotFound)
+			}
+			set = append(set, Member{Store: st.ID, Incarnation: st.Incarnation})
+		}
+		if len(set) == 0 {
+			return invalid("replica set", "at least one member")
+		}
+		e.Set = set
+		e.Changes++
 		return nil
-	}, nil)
+	})
 }
 
 // FreeExtents forgets where the extents from index on lie, up to the end that the
-// volume ever had, and takes their leases. Their generations go on growing, so that
-// replicas left behind are never taken for theirs.
+// volume ever had. Their generations go on growing, so that replicas left behind are
+// never taken for theirs. Only the volume's owner may.
 func (m *Meta) FreeExtents(ctx context.Context, s *Session, volume uuid.UUID, from uint32) error {
 	end := uint32(0)
 	err := m.st.Range(ctx, keyExtents(volume), func(kv store.KV) error {
-		var c uint32
-		if _, err := fmt.Sscanf(kv.Key[len(keyExtents(volume)):], "%08x", &c); err != nil {
-			return fmt.Errorf("key %s: %w", kv.Key, err)
-		}
+		c, err := chunkNumber(volume, kv.Key)
 		end = (c + 1) * ChunkExtents
-		return nil
+		return err
 	})
 	if err != nil || end <= from {
 		return err
 	}
-	return m.changeExtents(ctx, s, volume, from, end-from, func(env *leaseEnv, i uint32, e *Extent) error {
-		if len(e.Set) == 0 {
-			return nil
+	var all []uint32
+	for i := from; i < end; i++ {
+		all = append(all, i)
+	}
+	_, err = m.changeExtents(ctx, s, volume, all, func(_ *leaseEnv, _ int, e *Extent) error {
+		if len(e.Set) > 0 {
+			e.Set = nil
+			e.Changes++
 		}
-		if e.Owner != s.id {
-			if err := env.takeOver(ctx, i, e.Owner); err != nil {
-				return err
-			}
-			e.Owner = s.id
-		}
-		e.Set = nil
 		return nil
-	}, nil)
+	})
+	return err
 }
 
 // SetChange is a change of one extent's replica set by its owner.
 type SetChange struct {
-	Volume     uuid.UUID
 	Index      uint32
 	Generation Generation // as the owner knows it
 	Set        []Member   // as the owner knows it
@@ -166,33 +126,48 @@ type SetChange struct {
 	// Joined are the members of Next that were copied and flushed, and hold all
 	// acknowledged data as those of Set do.
 	Joined []Member
-	// Force allows a set without any present member: data may be lost.
+	// Force allows a set without any member that holds all acknowledged data.
 	Force bool
 }
 
-// ChangeSet commits a new replica set and returns the new generation. It fails with
-// ErrConflict unless the session owns the extent at exactly that generation and set.
-func (m *Meta) ChangeSet(ctx context.Context, s *Session, c SetChange) (Generation, error) {
+// check says what is wrong with a change in itself.
+func (c *SetChange) check() error {
 	if len(c.Next) == 0 || len(c.Next) > maxReplicas {
-		return 0, invalid("replica set", "1 to %d members; there are %d", maxReplicas, len(c.Next))
+		return invalid("replica set", "1 to %d members; there are %d", maxReplicas, len(c.Next))
 	}
 	kept := false
 	for i, n := range c.Next {
 		kept = kept || slices.Contains(c.Set, n) || slices.Contains(c.Joined, n)
 		if slices.ContainsFunc(c.Next[:i], func(o Member) bool { return o.Store == n.Store }) {
-			return 0, invalid("replica set", "different stores; %s is there twice", n.Store)
+			return invalid("replica set", "different stores; %s is there twice", n.Store)
 		}
 	}
 	if !kept && !c.Force {
-		return 0, invalid("replica set", "one that keeps a member with all acknowledged data, or force")
+		return invalid("replica set", "one that keeps a member with all acknowledged data, or force")
 	}
-	var out Generation
-	err := m.changeExtents(ctx, s, c.Volume, c.Index, 1, func(env *leaseEnv, _ uint32, e *Extent) error {
-		if e.Owner == s.id && e.Generation == c.Generation+1 && slices.Equal(e.Set, c.Next) {
+	return nil
+}
+
+// ChangeSets commits new replica sets of extents of one volume, in ascending order, and
+// returns their new generations. It fails with ErrConflict unless the session owns the
+// volume and each extent is at exactly that generation and set. After an error some may
+// have been changed; repeating the request is safe.
+func (m *Meta) ChangeSets(ctx context.Context, s *Session, volume uuid.UUID, changes []SetChange) ([]Generation, error) {
+	var indices []uint32
+	for i := range changes {
+		if err := changes[i].check(); err != nil {
+			return nil, fmt.Errorf("extent %d: %w", changes[i].Index, err)
+		}
+		indices = append(indices, changes[i].Index)
+	}
+	leases, err := m.changeExtents(ctx, s, volume, indices, func(env *leaseEnv, i int, e *Extent) error {
+		c := &changes[i]
+		now := env.owner.Term + e.Changes
+		if now == c.Generation+1 && slices.Equal(e.Set, c.Next) {
 			return nil // this very request was carried out before
 		}
-		if e.Owner != s.id || e.Generation != c.Generation || !slices.Equal(e.Set, c.Set) {
-			return fmt.Errorf("extent %d of volume %s is at generation %d with another owner or set: %w", c.Index, c.Volume, e.Generation, ErrConflict)
+		if now != c.Generation || !slices.Equal(e.Set, c.Set) {
+			return fmt.Errorf("extent %d of volume %s is at generation %d with set %v: %w", c.Index, volume, now, e.Set, ErrConflict)
 		}
 		nodes := map[uuid.UUID]bool{}
 		for _, n := range c.Next {
@@ -206,24 +181,29 @@ func (m *Meta) ChangeSet(ctx context.Context, s *Session, c SetChange) (Generati
 			nodes[st.Node] = true
 		}
 		e.Set = slices.Clone(c.Next)
+		e.Changes++
 		return nil
-	}, func(_ uint32, e Extent) { out = e.Generation })
+	})
+	out := make([]Generation, len(leases))
+	for i, l := range leases {
+		out[i] = l.Generation
+	}
 	return out, err
 }
 
-// Extents calls fn with every extent of a volume that was ever leased or allocated.
+// Extents calls fn with every extent of a volume that was ever allocated.
 func (m *Meta) Extents(ctx context.Context, volume uuid.UUID, fn func(index uint32, e Extent) error) error {
 	return m.st.Range(ctx, keyExtents(volume), func(kv store.KV) error {
-		var n uint32
-		if _, err := fmt.Sscanf(kv.Key[len(keyExtents(volume)):], "%08x", &n); err != nil {
-			return fmt.Errorf("key %s: %w", kv.Key, err)
+		n, err := chunkNumber(volume, kv.Key)
+		if err != nil {
+			return err
 		}
 		c, err := parseChunk(kv.Value)
 		if err != nil {
 			return fmt.Errorf("key %s: %w", kv.Key, err)
 		}
 		for i, e := range c {
-			if e.Generation == 0 {
+			if e.Changes == 0 {
 				continue
 			}
 			if err := fn(n*ChunkExtents+uint32(i), e); err != nil {
@@ -234,7 +214,7 @@ func (m *Meta) Extents(ctx context.Context, volume uuid.UUID, fn func(index uint
 	})
 }
 
-// Extent returns one extent of a volume; one that was never leased is the zero value.
+// Extent returns one extent of a volume; one that was never allocated is the zero value.
 func (m *Meta) Extent(ctx context.Context, volume uuid.UUID, index uint32) (Extent, error) {
 	c, _, err := m.loadChunk(ctx, keyChunk(volume, index/ChunkExtents))
 	if err != nil {
@@ -243,29 +223,20 @@ func (m *Meta) Extent(ctx context.Context, volume uuid.UUID, index uint32) (Exte
 	return c[index%ChunkExtents], nil
 }
 
-// leaseEnv is what the decisions about extents need to know beside them.
-type leaseEnv struct {
-	m      *Meta
-	x      *txn
-	volume Volume
-	node   uuid.UUID
-	stores map[uuid.UUID]Store
+func chunkNumber(volume uuid.UUID, key string) (n uint32, err error) {
+	if _, err := fmt.Sscanf(key[len(keyExtents(volume)):], "%08x", &n); err != nil {
+		return 0, fmt.Errorf("key %s: %w", key, err)
+	}
+	return n, nil
 }
 
-// takeOver requires, as part of the transaction, that the session is over.
-func (env *leaseEnv) takeOver(ctx context.Context, index uint32, owner SessionID) error {
-	if owner == 0 {
-		return nil
-	}
-	info, _, err := load[SessionInfo](ctx, env.m, keySession(owner))
-	if err == nil {
-		return &HeldError{Volume: env.volume.ID, Index: index, Owner: info}
-	}
-	if !isNotFound(err) {
-		return err
-	}
-	env.x.at(keySession(owner), 0)
-	return nil
+// leaseEnv is what the decisions about extents need to know beside them.
+type leaseEnv struct {
+	volume Volume
+	owner  Ownership
+	node   uuid.UUID // of the owner
+	stores map[uuid.UUID]Store
+	alive  map[uuid.UUID]bool // nodes with a live session
 }
 
 // Bounds of one transaction over extents: what fits with room to spare.
@@ -274,88 +245,104 @@ const (
 	bytesPerTxn  = store.MaxBytes / 2
 )
 
-// changeExtents runs fn over a range of extents, raises the generation of those it
-// changed, commits, and then calls done with each. A range that does not fit one
-// transaction takes several.
-func (m *Meta) changeExtents(ctx context.Context, s *Session, volume uuid.UUID, from, count uint32,
-	fn func(env *leaseEnv, i uint32, e *Extent) error, done func(i uint32, e Extent),
-) error {
-	if uint64(from)+uint64(count) > 1<<32 {
-		return invalid("extents", "a range below 2^32; it is %d from %d", count, from)
-	}
-	stores, err := m.Stores(ctx)
+func (m *Meta) changeExtent(ctx context.Context, s *Session, volume uuid.UUID, index uint32, fn func(env *leaseEnv, i uint32, e *Extent) error) (Lease, error) {
+	out, err := m.changeExtents(ctx, s, volume, []uint32{index}, func(env *leaseEnv, _ int, e *Extent) error { return fn(env, index, e) })
 	if err != nil {
-		return err
+		return Lease{}, err
 	}
-	byID := make(map[uuid.UUID]Store, len(stores))
-	for _, st := range stores {
-		byID[st.ID] = st
+	return out[0], nil
+}
+
+// changeExtents runs fn over extents of a volume that the session owns, in ascending
+// order, commits, and returns what they are then. Many take several transactions; after
+// an error it returns those that were committed.
+func (m *Meta) changeExtents(ctx context.Context, s *Session, volume uuid.UUID, indices []uint32, fn func(env *leaseEnv, i int, e *Extent) error) ([]Lease, error) {
+	for i := 1; i < len(indices); i++ {
+		if indices[i] <= indices[i-1] {
+			return nil, invalid("extents", "ascending order; %d is behind %d", indices[i], indices[i-1])
+		}
 	}
-	for count > 0 {
-		var n uint32
-		var extents []Extent
+	var out []Lease
+	for len(out) < len(indices) {
+		var done []Lease
 		err := m.retry(ctx, func(x *txn) error {
-			if err := s.check(ctx); err != nil {
+			env, err := m.leaseEnv(ctx, s, volume, x)
+			if err != nil {
 				return err
 			}
-			v, vrev, err := load[Volume](ctx, m, keyVolume(volume))
-			if err == nil && v.State != VolumeActive {
-				err = fmt.Errorf("it is being deleted: %w", ErrNotFound)
-			}
-			if err != nil {
-				return fmt.Errorf("volume %s: %w", volume, err)
-			}
-			s.require(x)
-			x.at(keyVolume(volume), vrev)
-			env := &leaseEnv{m: m, x: x, volume: v, node: s.node, stores: byID}
-			n, extents, err = env.changeChunks(ctx, from, count, fn)
+			done, err = m.changeChunks(ctx, env, x, indices[len(out):], func(i int, e *Extent) error { return fn(env, len(out)+i, e) })
 			return err
 		})
 		if err != nil {
-			return err
+			return out, err
 		}
-		if done != nil {
-			for i, e := range extents {
-				done(from+uint32(i), e)
-			}
-		}
-		from += n
-		count -= n
+		out = append(out, done...)
 	}
-	return nil
+	return out, nil
 }
 
-// changeChunks does as many chunks of the range as fit and returns how many extents
-// they cover, and these.
-func (env *leaseEnv) changeChunks(ctx context.Context, from, count uint32, fn func(*leaseEnv, uint32, *Extent) error) (uint32, []Extent, error) {
-	var done uint32
-	var extents []Extent
-	for chunks := 0; done < count && chunks < chunksPerTxn && len(env.x.If) < store.MaxOps/2 && env.x.Size() < bytesPerTxn; chunks++ {
-		first := from + done
-		key := keyChunk(env.volume.ID, first/ChunkExtents)
-		c, rev, err := env.m.loadChunk(ctx, key)
+// leaseEnv reads what the transaction depends on, and makes it depend on it.
+func (m *Meta) leaseEnv(ctx context.Context, s *Session, volume uuid.UUID, x *txn) (*leaseEnv, error) {
+	if err := s.check(ctx); err != nil {
+		return nil, err
+	}
+	v, vrev, err := m.activeVolume(ctx, volume)
+	if err != nil {
+		return nil, err
+	}
+	owner, err := m.ownership(ctx, volume)
+	if err != nil {
+		return nil, err
+	}
+	if owner.Session != s.id {
+		return nil, fmt.Errorf("volume %s is not driven by Meta session %d: %w", v, s.id, ErrConflict)
+	}
+	s.require(x)
+	x.at(keyVolume(volume), vrev)
+	x.at(keyOwner(volume), owner.revision)
+	env := &leaseEnv{volume: v, owner: owner, node: s.node, stores: map[uuid.UUID]Store{}, alive: map[uuid.UUID]bool{}}
+	stores, err := m.Stores(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, st := range stores {
+		env.stores[st.ID] = st
+	}
+	sessions, err := m.Sessions(ctx)
+	for _, i := range sessions {
+		env.alive[i.Node] = true
+	}
+	return env, err
+}
+
+// changeChunks does as many extents as fit into one transaction and returns what they
+// are then.
+func (m *Meta) changeChunks(ctx context.Context, env *leaseEnv, x *txn, indices []uint32, fn func(i int, e *Extent) error) ([]Lease, error) {
+	var out []Lease
+	for chunks := 0; len(out) < len(indices) && chunks < chunksPerTxn && x.Size() < bytesPerTxn; chunks++ {
+		number := indices[len(out)] / ChunkExtents
+		key := keyChunk(env.volume.ID, number)
+		c, rev, err := m.loadChunk(ctx, key)
 		if err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 		changed := false
-		for ; done < count && (from+done)/ChunkExtents == first/ChunkExtents; done++ {
-			e := &c[(from+done)%ChunkExtents]
+		for len(out) < len(indices) && indices[len(out)]/ChunkExtents == number {
+			i := indices[len(out)]
+			e := &c[i%ChunkExtents]
 			old := *e
-			if err := fn(env, from+done, e); err != nil {
-				return 0, nil, err
+			if err := fn(len(out), e); err != nil {
+				return nil, err
 			}
-			if !e.equal(old) {
-				e.Generation++
-				changed = true
-			}
-			extents = append(extents, *e)
+			changed = changed || !e.equal(old)
+			out = append(out, env.owner.lease(i, *e))
 		}
 		if changed {
-			env.x.at(key, rev)
-			env.x.Put = append(env.x.Put, store.Put{Key: key, Value: c.append(nil)})
+			x.at(key, rev)
+			x.Put = append(x.Put, store.Put{Key: key, Value: c.append(nil)})
 		}
 	}
-	return done, extents, nil
+	return out, nil
 }
 
 func (m *Meta) loadChunk(ctx context.Context, key string) (*chunk, store.Revision, error) {

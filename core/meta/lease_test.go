@@ -16,11 +16,39 @@ import (
 	"github.com/mooring-io/mooring/core/meta/store/storetest"
 )
 
-func (w *world) acquire(s *meta.Session, a meta.Acquire) []meta.Lease {
+func (w *world) take(s *meta.Session, v meta.Volume) meta.Ownership {
 	w.Helper()
-	out, err := w.AcquireExtents(w.ctx, s, a)
+	o, err := w.TakeVolume(w.ctx, s, v.ID)
 	w.must(err)
+	return o
+}
+
+// leases are those of the first n extents.
+func (w *world) leases(o meta.Ownership, n int) []meta.Lease {
+	w.Helper()
+	out := make([]meta.Lease, n)
+	for i := range out {
+		out[i] = meta.Lease{Index: uint32(i), Generation: o.Term}
+	}
+	w.must(w.Leases(w.ctx, o, func(l meta.Lease) error {
+		if int(l.Index) < n {
+			out[l.Index] = l
+		}
+		return nil
+	}))
 	return out
+}
+
+// allocate places and confirms an extent.
+func (w *world) allocate(s *meta.Session, v meta.Volume, index uint32, avoid ...uuid.UUID) meta.Lease {
+	w.Helper()
+	l, err := w.PlaceExtent(w.ctx, s, v.ID, index, avoid)
+	w.must(err)
+	if l.Tentative {
+		l, err = w.ConfirmExtent(w.ctx, s, v.ID, index, l.Generation, nil)
+		w.must(err)
+	}
+	return l
 }
 
 func TestSessionDeadline(t *testing.T) {
@@ -45,7 +73,7 @@ func TestSessionDeadline(t *testing.T) {
 	if s.Deadline() != 0 {
 		t.Fatalf("an expired session may be used until %d", s.Deadline())
 	}
-	_, err := w.AcquireExtents(w.ctx, s, meta.Acquire{Volume: w.volume("v", gib).ID, Count: 1})
+	_, err := w.TakeVolume(w.ctx, s, w.volume("v", gib).ID)
 	w.is(err, meta.ErrSessionExpired)
 }
 
@@ -72,80 +100,90 @@ func TestFormerSessionOfNodeEnds(t *testing.T) {
 	w := newWorld(t)
 	v := w.volume("v", gib)
 	old := w.node("a")
-	before := w.acquire(old, meta.Acquire{Volume: v.ID, Count: 4})
+	before := w.take(old, v)
 	next := w.session(old.Node())
-	after := w.acquire(next, meta.Acquire{Volume: v.ID, Count: 4})
-	for i := range after {
-		if after[i].Generation != before[i].Generation+1 {
-			t.Fatalf("extent %d: %+v after %+v", i, after[i], before[i])
-		}
+	if after := w.take(next, v); after.Term != before.Term+1 {
+		t.Fatalf("%+v after %+v", after, before)
 	}
-	_, err := w.AcquireExtents(w.ctx, old, meta.Acquire{Volume: v.ID, Count: 1})
+	_, err := w.TakeVolume(w.ctx, old, v.ID)
 	w.is(err, meta.ErrSessionExpired)
 }
 
-func TestLeases(t *testing.T) { checkLeases(t, newWorld(t)) }
+func TestOwners(t *testing.T) { checkOwners(t, newWorld(t)) }
 
-func checkLeases(t *testing.T, w *world) {
+func checkOwners(t *testing.T, w *world) {
+	a, b := w.node("a"), w.node("b")
+	v := w.volume("v", gib)
+	first := w.take(a, v)
+	if first.Term != 1 || first.Session != a.ID() {
+		t.Fatalf("taken: %+v", first)
+	}
+	if again := w.take(a, v); again.Term != 1 {
+		t.Fatalf("taken again: %+v", again)
+	}
+	_, err := w.TakeVolume(w.ctx, b, v.ID)
+	var held *meta.HeldError
+	if !errors.As(err, &held) || held.Owner.Node != a.Node() || !errors.Is(err, meta.ErrConflict) {
+		t.Fatalf("got %v, want the owner named", err)
+	}
+	w.must(w.YieldVolume(w.ctx, b, v.ID, 0)) // not its to give
+	if _, owner, err := w.VolumeOwner(w.ctx, v.ID); err != nil || owner == nil || owner.ID != a.ID() {
+		t.Fatalf("owned by %+v, %v", owner, err)
+	}
+	w.is(w.YieldVolume(w.ctx, a, v.ID, 12345), store.ErrNotFound)
+	for range 2 {
+		w.must(w.YieldVolume(w.ctx, a, v.ID, b.ID()))
+	}
+	if got := w.take(b, v); got.Term != 2 {
+		t.Fatalf("handed over: %+v", got)
+	}
+	for range 2 {
+		w.must(w.YieldVolume(w.ctx, b, v.ID, 0))
+	}
+	if got := w.take(a, v); got.Term != 3 {
+		t.Fatalf("taken after it was given up: %+v", got)
+	}
+	// A node that is gone loses its volumes by its session's end alone.
+	w.must(a.Close(w.ctx))
+	if o, owner, err := w.VolumeOwner(w.ctx, v.ID); err != nil || owner != nil || o.Session != a.ID() {
+		t.Fatalf("%+v is owned by %+v, %v", o, owner, err)
+	}
+	if got := w.take(b, v); got.Term != 4 {
+		t.Fatalf("taken over: %+v", got)
+	}
+	_, err = w.TakeVolume(w.ctx, b, uuid.New())
+	w.is(err, meta.ErrNotFound)
+	w.must(w.DeleteVolume(w.ctx, v.ID))
+	_, err = w.TakeVolume(w.ctx, b, v.ID)
+	w.is(err, meta.ErrNotFound)
+}
+
+func TestExtents(t *testing.T) { checkExtents(t, newWorld(t)) }
+
+func checkExtents(t *testing.T, w *world) {
 	a, b := w.node("a"), w.node("b")
 	sa := w.store(a, "main")
 	v := w.volume("v", 100*gib) // 400 extents: two keys
-	all := meta.Acquire{Volume: v.ID, Count: 400}
-	got := w.acquire(a, all)
-	if len(got) != 400 || got[399].Index != 399 || got[0].Generation != 1 || got[0].Set != nil {
-		t.Fatalf("first leases: %+v … %+v", got[0], got[399])
-	}
-	if again := w.acquire(a, all); !slices.EqualFunc(again, got, func(x, y meta.Lease) bool { return x.Generation == y.Generation }) {
-		t.Fatal("confirming leases changed generations")
-	}
-	one := w.acquire(a, meta.Acquire{Volume: v.ID, From: 300, Count: 1, Allocate: true})[0]
-	if one.Generation != 2 || !slices.Equal(one.Set, []meta.Member{{Store: sa.ID, Incarnation: 1}}) {
+	_, err := w.PlaceExtent(w.ctx, a, v.ID, 300, nil)
+	w.is(err, meta.ErrConflict) // nobody's
+	o := w.take(a, v)
+	one := w.allocate(a, v, 300)
+	if one.Generation != 3 || !slices.Equal(one.Set, []meta.Member{{Store: sa.ID, Incarnation: 1}}) {
 		t.Fatalf("allocated: %+v", one)
 	}
-	_, err := w.AcquireExtents(w.ctx, b, meta.Acquire{Volume: v.ID, From: 300, Count: 1})
-	var held *meta.HeldError
-	if !errors.As(err, &held) || held.Owner.Node != a.Node() || held.Index != 300 || !errors.Is(err, meta.ErrConflict) {
-		t.Fatalf("got %v, want the owner named", err)
+	if again := w.allocate(a, v, 300); again.Generation != one.Generation {
+		t.Fatalf("allocated again: %+v", again)
 	}
-	w.must(w.ReleaseExtents(w.ctx, a, v.ID, 300, 1))
-	w.must(w.ReleaseExtents(w.ctx, a, v.ID, 300, 1))
-	taken := w.acquire(b, meta.Acquire{Volume: v.ID, From: 300, Count: 1})[0]
-	if taken.Generation <= one.Generation || !slices.Equal(taken.Set, one.Set) {
+	got := w.leases(o, 400)
+	if got[300].Generation != one.Generation || got[299].Set != nil || got[399].Generation != 1 {
+		t.Fatalf("leases: %+v, %+v, %+v", got[299], got[300], got[399])
+	}
+	_, err = w.PlaceExtent(w.ctx, b, v.ID, 301, nil)
+	w.is(err, meta.ErrConflict)
+	w.must(w.YieldVolume(w.ctx, a, v.ID, 0))
+	taken := w.leases(w.take(b, v), 400)[300]
+	if taken.Generation != one.Generation+1 || !slices.Equal(taken.Set, one.Set) {
 		t.Fatalf("taken over: %+v after %+v", taken, one)
-	}
-	_, err = w.AcquireExtents(w.ctx, b, meta.Acquire{Volume: uuid.New(), Count: 1})
-	w.is(err, meta.ErrNotFound)
-	_, err = w.AcquireExtents(w.ctx, b, meta.Acquire{Volume: v.ID, From: 1<<32 - 1, Count: 2})
-	w.is(err, meta.ErrInvalid)
-}
-
-// A node that is gone loses its leases by its session's end alone.
-func TestLeasesPassOnWhenSessionExpires(t *testing.T) {
-	w := newWorld(t)
-	a, b := w.node("a"), w.node("b")
-	v := w.volume("v", gib)
-	w.acquire(a, meta.Acquire{Volume: v.ID, Count: 4})
-	w.must(a.Close(w.ctx))
-	if got := w.acquire(b, meta.Acquire{Volume: v.ID, Count: 4}); got[0].Generation != 2 {
-		t.Fatalf("taken over: %+v", got[0])
-	}
-}
-
-func TestStoreRestart(t *testing.T) {
-	w := newWorld(t)
-	a := w.node("a")
-	st := w.store(a, "main")
-	v := w.volume("v", gib)
-	one := w.acquire(a, meta.Acquire{Volume: v.ID, Count: 1, Allocate: true})[0]
-	next := w.session(a.Node())
-	again, lost, err := w.StartStore(w.ctx, next, meta.StoreStart{ID: st.ID, Name: "main", BootID: "boot-1"})
-	w.must(err)
-	if again.Incarnation != st.Incarnation+1 || len(lost) != 0 {
-		t.Fatalf("restarted: %+v, lost %v", again, lost)
-	}
-	got := w.acquire(next, meta.Acquire{Volume: v.ID, Count: 1})[0]
-	if got.Generation != one.Generation+1 || got.Set[0].Incarnation != again.Incarnation {
-		t.Fatalf("after the restart: %+v, before %+v", got, one)
 	}
 }
 
@@ -192,7 +230,8 @@ func TestLosses(t *testing.T) {
 	sync, volatile := vol("sync", meta.Sync), vol("volatile", meta.Volatile)
 	vol("empty", meta.Volatile)
 	for _, v := range []meta.Volume{sync, volatile} {
-		w.acquire(s, meta.Acquire{Volume: v.ID, Count: 1, Allocate: true})
+		w.take(s, v)
+		w.allocate(s, v, 0)
 	}
 	if lost := start("one"); len(lost) != 0 {
 		t.Fatalf("a process died: %v", lost)
@@ -216,12 +255,17 @@ func TestFreeExtents(t *testing.T) { checkFreeExtents(t, newWorld(t)) }
 func checkFreeExtents(t *testing.T, w *world) {
 	s := w.node("a")
 	st := w.store(s, "main")
-	v := w.volume("v", 100*gib)
-	before := w.acquire(s, meta.Acquire{Volume: v.ID, Count: 400, Allocate: true})
+	v, other := w.volume("v", 100*gib), w.volume("w", gib)
+	o := w.take(s, v)
+	for i := range uint32(400) {
+		w.allocate(s, v, i)
+	}
+	before := w.leases(o, 400)
 	w.is(w.RemoveStore(w.ctx, st.ID), meta.ErrConflict)
 	w.must(w.SetStoreState(w.ctx, st.ID, meta.StoreDraining, "asked for"))
 	w.is(w.RemoveStore(w.ctx, st.ID), meta.ErrInUse)
-	_, err := w.AcquireExtents(w.ctx, s, meta.Acquire{Volume: w.volume("w", gib).ID, Count: 1, Allocate: true})
+	w.take(s, other)
+	_, err := w.PlaceExtent(w.ctx, s, other.ID, 0, nil)
 	w.is(err, meta.ErrNoStore)
 	for range 2 {
 		w.must(w.FreeExtents(w.ctx, s, v.ID, 10))
@@ -231,8 +275,7 @@ func checkFreeExtents(t *testing.T, w *world) {
 	if use[st.ID] != 10 {
 		t.Fatalf("%d extents are left", use[st.ID])
 	}
-	after := w.acquire(s, meta.Acquire{Volume: v.ID, Count: 400})
-	for i, l := range after {
+	for i, l := range w.leases(o, 400) {
 		if want := before[i].Generation + meta.Generation(min(i/10, 1)); l.Generation != want || (l.Set == nil) != (i >= 10) {
 			t.Fatalf("extent %d: %+v, want generation %d", i, l, want)
 		}
@@ -242,21 +285,27 @@ func checkFreeExtents(t *testing.T, w *world) {
 	w.must(w.RemoveStore(w.ctx, st.ID))
 }
 
-func TestChangeSet(t *testing.T) { checkChangeSet(t, newWorld(t)) }
+func TestChangeSets(t *testing.T) { checkChangeSets(t, newWorld(t)) }
 
-func checkChangeSet(t *testing.T, w *world) {
+func checkChangeSets(t *testing.T, w *world) {
 	a, b := w.node("a"), w.node("b")
 	sa, sb := w.store(a, "main"), w.store(b, "main")
 	other := w.store(a, "other")
-	v := w.volume("v", gib)
-	l := w.acquire(a, meta.Acquire{Volume: v.ID, Count: 1, Allocate: true, Avoid: []uuid.UUID{other.ID}})[0]
-	ma, mb, mo := meta.Member{Store: sa.ID, Incarnation: 1}, meta.Member{Store: sb.ID, Incarnation: 1}, meta.Member{Store: other.ID, Incarnation: 1}
+	v, err := w.CreateVolume(w.ctx, meta.Volume{Name: "v", Bytes: 100 * gib, Replicas: 1})
+	w.must(err)
+	w.take(a, v)
+	l := w.allocate(a, v, 0, other.ID)
+	member := func(s meta.Store) meta.Member { return meta.Member{Store: s.ID, Incarnation: s.Incarnation} }
+	ma, mb, mo := member(sa), member(sb), member(other)
 	change := func(s *meta.Session, c meta.SetChange) (meta.Generation, error) {
-		c.Volume = v.ID
-		return w.ChangeSet(w.ctx, s, c)
+		got, err := w.ChangeSets(w.ctx, s, v.ID, []meta.SetChange{c})
+		if err != nil {
+			return 0, err
+		}
+		return got[0], nil
 	}
 	grow := meta.SetChange{Generation: l.Generation, Set: []meta.Member{ma}, Next: []meta.Member{ma, mb}}
-	_, err := change(b, grow)
+	_, err = change(b, grow)
 	w.is(err, meta.ErrConflict) // not the owner
 	for range 2 {               // the same request, repeated
 		g, err := change(a, grow)
@@ -286,39 +335,63 @@ func checkChangeSet(t *testing.T, w *world) {
 		_, err := change(a, c.SetChange)
 		w.is(err, c.want)
 	}
+	// Many at once, over several keys, in order.
+	var many []meta.SetChange
+	for _, i := range []uint32{1, 2, 255, 256, 399} {
+		l := w.allocate(a, v, i, other.ID)
+		many = append(many, meta.SetChange{Index: i, Generation: l.Generation, Set: l.Set, Next: append(slices.Clone(l.Set), mb)})
+	}
+	for range 2 {
+		got, err := w.ChangeSets(w.ctx, a, v.ID, many)
+		w.must(err)
+		for i := range many {
+			if got[i] != many[i].Generation+1 {
+				t.Fatalf("extent %d is at generation %d", many[i].Index, got[i])
+			}
+		}
+	}
+	many[0], many[1] = many[1], many[0]
+	_, err = w.ChangeSets(w.ctx, a, v.ID, many)
+	w.is(err, meta.ErrInvalid)
 }
 
-// Any history of sessions that come, go, take, give up, allocate and free, with
-// answers of the store lost on the way, keeps these: the generation of an extent
-// grows with every change of its owner or set and never otherwise, and no two live
-// sessions own it.
+// Any history of sessions that come, go, take, hand over, give up, allocate, change and
+// free, with answers of the store lost on the way, keeps these: the generation of an
+// extent grows with every change of its owner or set and never otherwise, and no two
+// live sessions own a volume.
 func TestLeaseProperties(t *testing.T) {
 	w := newWorld(t)
 	rnd := rand.New(rand.NewSource(storetest.Seed(t)))
 	v := w.volume("v", 150*gib) // 600 extents, 3 keys
 	const extents = 600
 	sessions := make([]*meta.Session, 3)
+	stores := make([]meta.Store, 3)
 	for i := range sessions {
 		sessions[i] = w.node(fmt.Sprintf("n%d", i))
-		w.store(sessions[i], "main")
+		stores[i] = w.store(sessions[i], "main")
 	}
 	lost := errors.New("answer lost")
-	owners := map[uint32]*meta.Session{} // who was told that it owns, and has not given up since
-	last := map[uint32]meta.Extent{}
+	var owner *meta.Session // who was told that it owns, and has not given up since
+	type state struct {
+		meta.Lease
+		owner meta.SessionID
+	}
+	last := map[uint32]state{}
 	check := func() {
 		t.Helper()
-		w.must(w.Extents(w.ctx, v.ID, func(i uint32, e meta.Extent) error {
-			old := last[i]
-			changed := e.Owner != old.Owner || !slices.Equal(e.Set, old.Set)
-			if e.Generation < old.Generation || changed != (e.Generation > old.Generation) {
-				t.Fatalf("extent %d went from %+v to %+v", i, old, e)
+		o, _, err := w.VolumeOwner(w.ctx, v.ID)
+		w.must(err)
+		if owner != nil && o.Session != owner.ID() {
+			t.Fatalf("session %d owns the volume, but %d was told that it does", o.Session, owner.ID())
+		}
+		for _, l := range w.leases(o, extents) {
+			was := last[l.Index]
+			changed := was.owner != o.Session && o.Session != 0 || !slices.Equal(l.Set, was.Set)
+			if l.Generation < was.Generation || changed && l.Generation == was.Generation {
+				t.Fatalf("extent %d went from %+v to %+v", l.Index, was, l)
 			}
-			if s := owners[i]; s != nil && e.Owner != s.ID() {
-				t.Fatalf("extent %d is owned by session %d, but %d was told that it owns it", i, e.Owner, s.ID())
-			}
-			last[i] = e
-			return nil
-		}))
+			last[l.Index] = state{l, o.Session}
+		}
 	}
 	retry := func(fn func() error) error {
 		for {
@@ -336,88 +409,109 @@ func TestLeaseProperties(t *testing.T) {
 	for range 400 {
 		n := rnd.Intn(len(sessions))
 		s := sessions[n]
-		from := uint32(rnd.Intn(extents))
-		count := uint32(1 + rnd.Intn(min(40, extents-int(from))))
-		if rnd.Intn(8) == 0 {
-			count = extents - from
-		}
+		index := uint32(rnd.Intn(extents))
+		var err error
 		switch rnd.Intn(12) {
 		case 0: // the node dies and comes back
 			fault := w.fault
 			w.fault = nil
 			sessions[n] = w.session(s.Node())
-			w.store(sessions[n], "main")
+			stores[n] = w.store(sessions[n], "main")
 			w.fault = fault
-			for i, o := range owners {
-				if o == s {
-					delete(owners, i)
+			if owner == s {
+				owner = nil
+			}
+		case 1:
+			err = retry(func() error { return w.YieldVolume(w.ctx, s, v.ID, 0) })
+			if owner == s {
+				owner = nil
+			}
+		case 2:
+			to := sessions[rnd.Intn(len(sessions))]
+			err = retry(func() error { return w.YieldVolume(w.ctx, s, v.ID, to.ID()) })
+			if err == nil && owner == s {
+				owner = to
+			}
+		case 3:
+			err = retry(func() error { return w.FreeExtents(w.ctx, s, v.ID, extents-uint32(rnd.Intn(50))) })
+		case 4, 5:
+			err = retry(func() error {
+				o, err := w.TakeVolume(w.ctx, s, v.ID)
+				if err == nil && owner != nil && owner != s {
+					t.Fatalf("session %d owns the volume (%+v) that is session %d's", s.ID(), o, owner.ID())
 				}
-			}
-		case 1, 2, 3:
-			for i := from; i < from+count; i++ {
-				if owners[i] == s {
-					delete(owners, i)
-				}
-			}
-			w.must(retry(func() error { return w.ReleaseExtents(w.ctx, s, v.ID, from, count) }))
-		case 4:
-			err := retry(func() error { return w.FreeExtents(w.ctx, s, v.ID, from) })
-			if !errors.Is(err, meta.ErrConflict) {
-				w.must(err)
-			}
-		default:
-			a := meta.Acquire{Volume: v.ID, From: from, Count: count, Allocate: rnd.Intn(3) == 0}
-			err := retry(func() error {
-				got, err := w.AcquireExtents(w.ctx, s, a)
-				for _, l := range got {
-					if o := owners[l.Index]; o != nil && o != s {
-						t.Fatalf("extent %d is owned by session %d and now by %d", l.Index, o.ID(), s.ID())
-					}
-					owners[l.Index] = s
+				if err == nil {
+					owner = s
 				}
 				return err
 			})
-			if !errors.Is(err, meta.ErrConflict) {
-				w.must(err)
+		case 6, 7:
+			was := last[index]
+			if len(was.Set) == 0 || was.Tentative {
+				continue
 			}
+			next := []meta.Member{was.Set[0]}
+			if st := stores[rnd.Intn(3)]; st.ID != next[0].Store {
+				next = append(next, meta.Member{Store: st.ID, Incarnation: st.Incarnation})
+			}
+			err = retry(func() error {
+				_, err := w.ChangeSets(w.ctx, s, v.ID, []meta.SetChange{{Index: index, Generation: was.Generation, Set: was.Set, Next: next}})
+				return err
+			})
+		default:
+			err = retry(func() error {
+				l, err := w.PlaceExtent(w.ctx, s, v.ID, index, nil)
+				if err == nil && l.Tentative && rnd.Intn(4) > 0 {
+					_, err = w.ConfirmExtent(w.ctx, s, v.ID, index, l.Generation, nil)
+				}
+				return err
+			})
+		}
+		if !errors.Is(err, meta.ErrConflict) {
+			w.must(err)
 		}
 		check()
 	}
 	w.fault = nil
 }
 
-// A tentative placement is nobody's before it is confirmed: a new owner takes the
-// extent for not allocated, a confirmed one it takes over.
+// A tentative placement is nobody's before it is confirmed.
 func TestTentativeExtents(t *testing.T) { checkTentativeExtents(t, newWorld(t)) }
 
 func checkTentativeExtents(t *testing.T, w *world) {
-	s, v := w.node("a"), w.volume("v", 1<<30)
-	w.store(s, "main")
-	want := meta.Acquire{Volume: v.ID, Count: 2, Allocate: true, Tentative: true}
-	got, err := w.AcquireExtents(w.ctx, s, want)
+	a, b := w.node("a"), w.node("b")
+	sa, sb := w.store(a, "main"), w.store(b, "main")
+	v, err := w.CreateVolume(w.ctx, meta.Volume{Name: "v", Bytes: gib, Replicas: 2})
 	w.must(err)
-	again, err := w.AcquireExtents(w.ctx, s, want)
+	o := w.take(a, v)
+	got, err := w.PlaceExtent(w.ctx, a, v.ID, 0, nil)
 	w.must(err)
-	if len(got) != 2 || got[0].Set[0].Incarnation != 0 || again[0].Generation != got[0].Generation {
-		t.Fatalf("placed %+v, then %+v", got, again)
+	if !slices.Equal(got.Set, []meta.Member{{Store: sa.ID}, {Store: sb.ID}}) || !got.Tentative || !w.leases(o, 1)[0].Tentative {
+		t.Fatalf("placed %+v", got)
 	}
+	again, err := w.PlaceExtent(w.ctx, a, v.ID, 0, nil)
+	w.must(err)
+	if again.Generation != got.Generation+1 {
+		t.Fatalf("placed %+v, then %+v: what was made of the first is not told from the second", got, again)
+	}
+	_, err = w.ConfirmExtent(w.ctx, a, v.ID, 0, got.Generation, nil)
+	w.is(err, meta.ErrConflict)
+	_, err = w.ConfirmExtent(w.ctx, a, v.ID, 0, again.Generation, []uuid.UUID{uuid.New()})
+	w.is(err, meta.ErrInvalid)
 	for range 2 { // the second time its answer was lost
-		l, err := w.ConfirmExtent(w.ctx, s, v.ID, 0, got[0].Generation)
+		l, err := w.ConfirmExtent(w.ctx, a, v.ID, 0, again.Generation, []uuid.UUID{sb.ID})
 		w.must(err)
-		if l.Generation != got[0].Generation+1 || l.Set[0].Incarnation == 0 {
+		if l.Generation != again.Generation+1 || !slices.Equal(l.Set, []meta.Member{{Store: sb.ID, Incarnation: 1}}) {
 			t.Fatalf("confirmed as %+v", l)
 		}
 	}
-	if _, err := w.ConfirmExtent(w.ctx, s, v.ID, 1, got[1].Generation+1); !errors.Is(err, meta.ErrConflict) {
-		t.Fatalf("confirming another generation: %v", err)
+	// Where too few nodes are alive there are fewer replicas, and on a dead one none.
+	w.must(b.Close(w.ctx))
+	if got, err = w.PlaceExtent(w.ctx, a, v.ID, 1, nil); err != nil || !slices.Equal(got.Set, []meta.Member{{Store: sa.ID}}) {
+		t.Fatalf("placed %+v, %v", got, err)
 	}
-	w.must(s.Close(w.ctx))
-	next := w.session(s.Node())
-	got, err = w.AcquireExtents(w.ctx, next, meta.Acquire{Volume: v.ID, Count: 2})
-	w.must(err)
-	if len(got[0].Set) != 1 || got[1].Set != nil {
-		t.Fatalf("a new owner finds %+v", got)
-	}
+	_, err = w.PlaceExtent(w.ctx, a, v.ID, 1, []uuid.UUID{sa.ID})
+	w.is(err, meta.ErrNoStore)
 }
 
 // A host is told of each loss once, over all lives of the core; one that comes after

@@ -89,9 +89,6 @@ func (v *Volume) check() error {
 	if v.Durability == "" {
 		v.Durability = Sync
 	}
-	if v.Replicas == 0 {
-		v.Replicas = 1
-	}
 	if err := checkName("volume", v.Name); err != nil {
 		return err
 	}
@@ -107,10 +104,28 @@ func (v *Volume) check() error {
 	if err := checkDurability(v.Durability); err != nil {
 		return err
 	}
-	if v.Replicas != 1 {
-		return invalid("replicas", "1 on a lone node; it is %d", v.Replicas)
-	}
 	return nil
+}
+
+// DefaultReplicas is how many replicas a volume has that asks for no number.
+const DefaultReplicas = 1
+
+// checkReplicas says what is wrong with a number of replicas, and what 0 stands for.
+func (m *Meta) checkReplicas(ctx context.Context, n int) (int, error) {
+	nodes, err := m.Nodes(ctx)
+	if err != nil {
+		return n, err
+	}
+	limit := min(max(len(nodes), 1), maxReplicas)
+	switch {
+	case n == 0:
+		return min(DefaultReplicas, limit), nil
+	case n < 0 || n > limit && limit == 1:
+		return n, invalid("replicas", "1 on a lone node; it is %d", n)
+	case n > limit:
+		return n, invalid("replicas", "1 to %d, since no two are on one node; it is %d", limit, n)
+	}
+	return n, nil
 }
 
 func checkVolumeBytes(n int64) error {
@@ -134,12 +149,16 @@ func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
 	if err := v.check(); err != nil {
 		return v, err
 	}
+	var err error
+	if v.Replicas, err = m.checkReplicas(ctx, v.Replicas); err != nil {
+		return v, err
+	}
 	if v.ID == uuid.Nil {
 		v.ID = uuid.New()
 	}
 	v.State, v.Trim, v.Created, v.Losses, v.EpochBase = VolumeActive, -1, m.now().UTC(), 0, 0
 	out := v
-	err := m.retry(ctx, func(x *txn) error {
+	err = m.retry(ctx, func(x *txn) error {
 		if err := m.openTenant(ctx, x, v.Tenant); err != nil {
 			return err
 		}
@@ -287,6 +306,16 @@ func (m *Meta) SetDurability(ctx context.Context, id uuid.UUID, d Durability) (V
 	return m.changeVolume(ctx, id, true, func(_ *txn, v *Volume) error { v.Durability = d; return nil })
 }
 
+// SetReplicas changes how many replicas a volume is to have; the owner brings its extents
+// to it.
+func (m *Meta) SetReplicas(ctx context.Context, id uuid.UUID, n int) (Volume, error) {
+	n, err := m.checkReplicas(ctx, n)
+	if err != nil {
+		return Volume{}, err
+	}
+	return m.changeVolume(ctx, id, true, func(_ *txn, v *Volume) error { v.Replicas = n; return nil })
+}
+
 // RecordLoss notes that unflushed writes of a volume may be gone on all replicas.
 func (m *Meta) RecordLoss(ctx context.Context, id uuid.UUID) error {
 	_, err := m.changeVolume(ctx, id, false, func(_ *txn, v *Volume) error { v.Losses++; return nil })
@@ -393,7 +422,7 @@ func (m *Meta) FinishDelete(ctx context.Context, id uuid.UUID) error {
 			}
 		}
 		x.remove(keyVolume(id), rev)
-		x.Delete = append(x.Delete, keyReservation(id), keyBehind(id))
+		x.Delete = append(x.Delete, keyReservation(id), keyBehind(id), keyOwner(id))
 		return nil
 	})
 }

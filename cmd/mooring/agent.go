@@ -55,7 +55,7 @@ namespace 1 of nqn.2026-11.io.mooring:dev for any host, on 127.0.0.1:4420.`,
 	c.Flags().StringSliceVar(&o.Listen, "listen", nil, "with -dev: listen at this `URL` (may be repeated)")
 	c.Flags().BoolVar(&o.TrustPlugins, "trust-plugins", false, "run plugins of the plugin directory that changed since they were registered (-dev does)")
 	c.Flags().StringVar(&o.LogLevel, "log-level", "", "trace, debug, info, warn or error; overrides the file")
-	c.AddCommand(agentReload(g), agentValidate())
+	c.AddCommand(agentReload(g), agentValidate(g))
 	return c
 }
 
@@ -90,14 +90,27 @@ func agentReload(g *globals) *cobra.Command {
 	}
 }
 
-func agentValidate() *cobra.Command {
+// validity is what there is to say of a valid file.
+type validity struct {
+	File     string   `json:"file"`
+	Warnings []string `json:"warnings"`
+}
+
+func agentValidate(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "validate FILE", Short: "Check a configuration file without running it", Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			if _, err := config.Load(args[0]); err != nil {
+			cfg, err := config.Load(args[0])
+			if err != nil {
 				return &usageError{err}
 			}
-			_, err := fmt.Fprintf(c.OutOrStdout(), "%s is valid\n", args[0])
+			if g.output == "json" {
+				return g.print(c.OutOrStdout(), validity{args[0], append([]string{}, cfg.Doubts()...)}, "", nil)
+			}
+			for _, d := range cfg.Doubts() {
+				fmt.Fprintln(c.ErrOrStderr(), "warning:", d)
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s is valid\n", args[0])
 			return err
 		},
 	}

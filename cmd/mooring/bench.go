@@ -21,7 +21,8 @@ func benchCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "bench URL", Short: "Load a namespace with our own NVMe/TCP host and measure it", Args: cobra.ExactArgs(1),
 		Long: `Load a namespace with Mooring's own NVMe/TCP host: no kernel module, no root.
-Writing destroys what is on the namespace. Where the agent runs on this machine, its
+Writing destroys what is on the namespace; over what looks like a file system or a
+partition table it is refused without -force. Where the agent runs on this machine, its
 CPU time is measured too.`,
 		Example: "  mooring bench 'nvme-tcp://127.0.0.1:4420/nqn.2026-11.io.mooring:dev?ns=1' -rw randread -bs 4KiB -qd 32 -time 10s",
 		RunE: func(c *cobra.Command, args []string) error {
@@ -50,6 +51,9 @@ CPU time is measured too.`,
 				}
 			}
 			r, err := bench.Run(c.Context(), cfg)
+			if occupied := new(bench.OccupiedError); errors.As(err, &occupied) {
+				return &usageError{fmt.Errorf("%w; -force writes all the same", err)}
+			}
 			if r == nil {
 				return err
 			}
@@ -76,6 +80,7 @@ CPU time is measured too.`,
 	f.DurationVar(&cfg.Time, "time", 10*time.Second, "how long to measure")
 	f.StringVar(&span, "span", "0", "use only this much of the namespace's beginning; 0 is all")
 	f.BoolVar(&cfg.Verify, "verify", false, "write a pattern and check everything that is read")
+	f.BoolVar(&cfg.Force, "force", false, "write although there seems to be a file system or a partition table")
 	f.StringVar(&cfg.HostNQN, "host", "", "connect as this host `NQN`, for subsystems that do not allow any host")
 	f.Uint64Var(&cfg.Seed, "seed", 1, "of offsets and patterns")
 	return c

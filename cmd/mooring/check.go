@@ -12,7 +12,7 @@ import (
 	"github.com/mooring-io/mooring/core/vfs"
 )
 
-func checkCommand() *cobra.Command {
+func checkCommand(g *globals) *cobra.Command {
 	var file, dir string
 	var rebuild bool
 	c := &cobra.Command{
@@ -26,13 +26,20 @@ carries on disk; for a store whose index is lost or damaged.`,
 			if err != nil {
 				return err
 			}
+			found := []checked{}
 			bad := 0
 			for _, d := range dirs {
-				n, err := checkStore(c, d, rebuild)
+				s, err := checkStore(c, g, d, rebuild)
 				if err != nil {
 					return fmt.Errorf("store %s: %w", d, err)
 				}
-				bad += n
+				found = append(found, s)
+				bad += s.Count
+			}
+			if g.output == "json" {
+				if err := g.print(c.OutOrStdout(), found, "", nil); err != nil {
+					return err
+				}
 			}
 			if bad > 0 {
 				return &degradedError{fmt.Sprintf("%d problems found", bad)}
@@ -60,26 +67,48 @@ func storeDirs(ctx context.Context, file, dir string) ([]string, error) {
 	return agent.StoreDirs(ctx, cfg)
 }
 
-func checkStore(c *cobra.Command, dir string, rebuild bool) (int, error) {
-	ctx, w := c.Context(), c.OutOrStdout()
-	if rebuild {
-		fmt.Fprintf(w, "%s: rebuilding the index from the disk\n", dir)
-		if err := extent.RebuildIndex(ctx, vfs.NewOS(), dir, nil); err != nil {
-			return 0, fmt.Errorf("rebuild the index: %w", err)
-		}
-	}
-	bad, err := countProblems(ctx, dir, func(p extent.Problem) { fmt.Fprintf(w, "%s: %v\n", dir, p) })
-	if err == nil && bad == 0 {
-		fmt.Fprintf(w, "%s: no problems\n", dir)
-	}
-	return bad, err
+// checked is what was found in one store.
+type checked struct {
+	Store    string    `json:"store"`
+	Count    int       `json:"count"`    // of all problems
+	Problems []problem `json:"problems"` // the first of them
 }
 
-func countProblems(ctx context.Context, dir string, print func(extent.Problem)) (int, error) {
-	n := 0
+type problem struct {
+	Extent string `json:"extent,omitempty"`
+	Block  uint32 `json:"block"`
+	What   string `json:"what"`
+}
+
+const keepProblems = 10_000 // in JSON, which is printed at the end
+
+// checkStore checks one store. Problems are printed as they are found, but for JSON.
+func checkStore(c *cobra.Command, g *globals, dir string, rebuild bool) (checked, error) {
+	ctx, w := c.Context(), c.OutOrStdout()
+	out := checked{Store: dir, Problems: []problem{}}
+	say := func(format string, args ...any) {
+		if g.output != "json" {
+			fmt.Fprintf(w, "%s: "+format+"\n", append([]any{dir}, args...)...)
+		}
+	}
+	if rebuild {
+		say("rebuilding the index from the disk")
+		if err := extent.RebuildIndex(ctx, vfs.NewOS(), dir, nil); err != nil {
+			return out, fmt.Errorf("rebuild the index: %w", err)
+		}
+	}
 	err := extent.CheckDir(ctx, vfs.NewOS(), dir, nil, func(p extent.Problem) {
-		n++
-		print(p)
+		say("%v", p)
+		if out.Count++; len(out.Problems) < keepProblems {
+			x := problem{Block: p.Block, What: p.What}
+			if p.Extent != (extent.ID{}) {
+				x.Extent = p.Extent.String()
+			}
+			out.Problems = append(out.Problems, x)
+		}
 	})
-	return n, err
+	if err == nil && out.Count == 0 {
+		say("no problems")
+	}
+	return out, err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mooring-io/mooring/core/admin"
+	"github.com/mooring-io/mooring/sdk"
 )
 
 // version is set by the build.
@@ -59,7 +60,7 @@ func exitCode(err error) int {
 	var degraded *degradedError
 	var unreachable *admin.UnreachableError
 	switch {
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, sdk.ErrInvalid):
 		return exitUsage
 	case errors.As(err, &degraded):
 		return exitDegraded
@@ -136,7 +137,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), hostCommand(g), pluginCommand(g),
-		storeCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(), metaCommand(g),
+		storeCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(g), metaCommand(g),
 	)
 	group(root)
 	for _, c := range root.Commands() {
@@ -145,6 +146,7 @@ func newRoot() *cobra.Command {
 		}
 		c.Args = usageArgs(c.Args)
 	}
+	completeNames(root, g)
 	return root
 }
 

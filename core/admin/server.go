@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -556,7 +557,12 @@ func (s *Server) removePlugin(r *http.Request) (any, error) {
 }
 
 func (s *Server) restartPlugin(r *http.Request) (any, error) {
-	return struct{}{}, s.Supervisor.Restart(r.Context(), r.PathValue("name"))
+	name := r.PathValue("name")
+	if err := s.Supervisor.Restart(r.Context(), name); err != nil {
+		return nil, err
+	}
+	s.Agent.Note("plugin-restarted", name, "asked for")
+	return struct{}{}, nil
 }
 
 func (s *Server) pluginLogs(r *http.Request) (any, error) {
@@ -575,6 +581,9 @@ func (s *Server) addStore(r *http.Request) (any, error) {
 	in, err := read[StoreAdd](r)
 	if err != nil {
 		return nil, err
+	}
+	if !filepath.IsAbs(in.Path) {
+		return nil, &meta.InvalidError{Field: "path", Want: fmt.Sprintf("the absolute path of a folder; it is %q", in.Path)}
 	}
 	return s.Agent.AddStore(r.Context(), in)
 }

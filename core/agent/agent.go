@@ -72,6 +72,7 @@ type agent struct {
 	hosts     *association.Service
 	plugins   *supervisor.Supervisor
 	server    *admin.Server
+	metrics   string // address that Prometheus can ask; "" is none
 
 	addresses *path.Addresses
 	republish chan struct{} // capacity 1: a listener's state changed
@@ -268,13 +269,9 @@ func (a *agent) startAdmin(_ context.Context, undo *stack) error {
 	}
 	m, err := net.Listen("tcp", a.cfg.Admin.Metrics)
 	if err != nil {
-		if !a.o.Dev {
-			return fmt.Errorf("the metrics address: %w; name another one in admin.metrics, or \"off\"", err)
-		}
-		// A second node to try things with should not fail for want of metrics.
-		a.log.Warn("no metrics", "error", err)
-		return nil
+		return fmt.Errorf("the metrics address: %w; name another one in admin.metrics, or \"off\"", err)
 	}
+	a.metrics = m.Addr().String()
 	a.serve(m, a.server.Metrics(), undo)
 	return nil
 }

@@ -38,6 +38,7 @@ func (a *agent) devConfig() error {
 		return err
 	}
 	a.cfg.Log.Level = "warn"
+	a.cfg.Admin.Metrics = "127.0.0.1:0" // the fixed port is that of a node with a file
 	listen := a.o.Listen
 	if len(listen) == 0 {
 		listen = []string{DevListen}
@@ -71,6 +72,9 @@ func (a *agent) greet() {
 		}
 	}
 	fmt.Fprintf(w, "  control   %s -socket %s status\n", os.Args[0], a.cfg.Admin.Socket)
+	if a.metrics != "" {
+		fmt.Fprintf(w, "  metrics   http://%s/metrics\n", a.metrics)
+	}
 	for _, n := range a.notes() {
 		fmt.Fprintf(w, "  note: %s\n", n)
 	}

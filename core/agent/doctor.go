@@ -77,7 +77,7 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 		} else if up, why := a.addresses.Listener(l.URL); !up {
 			add("error", fmt.Sprintf("%s cannot be reached: %s", l.URL, why), "")
 		} else if !loopback(l.URL) {
-			add("ok", l.URL+" is open to the network without authentication: trusted networks only", "")
+			add("warn", l.URL+" is open to the network without authentication: whoever reaches it can use the volumes of every host name that he gives", "trusted networks only; a firewall, or an address that only hosts reach")
 		}
 	}
 	if metaRestored(a.config()) {

@@ -15,6 +15,7 @@ import (
 	"github.com/mooring-io/mooring/core/config"
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/supervisor"
+	"github.com/mooring-io/mooring/sdk"
 	"github.com/mooring-io/mooring/sdk/proto"
 )
 
@@ -76,7 +77,7 @@ func (a *agent) devPlugins(ctx context.Context) error {
 		}
 		name, err := a.plugins.ForScheme(ctx, u.Scheme)
 		if err != nil {
-			return fmt.Errorf("-listen %s: %w", l, err)
+			return fmt.Errorf("-listen %s: %w (%w)", l, err, sdk.ErrInvalid)
 		}
 		i := slices.IndexFunc(a.cfg.Plugins, func(p config.Plugin) bool { return p.Name == name })
 		if i < 0 {

@@ -113,6 +113,7 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 		return nil, err
 	}
 	if host.Protocol == meta.NVMe && !sub.Allows(host.Name) {
+		s.refusals.note(s.Journal, host.Name, sub.NQN, r.Peer)
 		return nil, &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, "the host is not allowed: mooring host allow " + sub.NQN + " " + host.Name}
 	}
 	p := pairOf(host, sub.NQN)

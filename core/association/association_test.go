@@ -3,6 +3,7 @@ package association
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -309,12 +310,34 @@ func TestVisibility(t *testing.T) {
 	p.shows(id, opt)
 	w.must(w.Meta.SetAllowAnyHost(w.ctx, nqn, false))
 	p.ended(id)
-	r, err := p.core.Associate(w.ctx, &proto.AssociateRequest{
-		Host:      &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_NVME, Name: hostNQN, HostId: make([]byte, 16)},
-		Subsystem: nqn, AccessPointId: "a",
+	for i := range 100 { // as hosts do, again and again; some make up names
+		name := hostNQN
+		if i > 10 {
+			name += fmt.Sprint(i)
+		}
+		r, err := p.core.Associate(w.ctx, &proto.AssociateRequest{
+			Host:      &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_NVME, Name: name, HostId: make([]byte, 16)},
+			Subsystem: nqn, AccessPointId: "a",
+		})
+		if err != nil || r.Result != proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	w.Journal.Record(meta.Event{Kind: "last"})
+	var told []string
+	p.until("the events are written", func() bool {
+		events, err := w.Meta.Events(w.ctx, 0)
+		w.must(err)
+		told = nil
+		for _, e := range events {
+			if e.Kind == "host-refused" {
+				told = append(told, e.Object)
+			}
+		}
+		return events[len(events)-1].Kind == "last"
 	})
-	if err != nil || r.Result != proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED {
-		t.Errorf("%+v, %v", r, err)
+	if len(told) != refusalNames || told[0] != hostNQN || slices.Contains(told[1:], hostNQN) {
+		t.Errorf("told of refusals: %q", told)
 	}
 }
 

@@ -45,6 +45,8 @@ type Service struct {
 	log hclog.Logger
 	ids *meta.ControllerIDs
 
+	refusals refusals
+
 	enforcing sync.Mutex // one change of a reservation's guard at a time
 
 	mu      sync.Mutex

@@ -293,6 +293,50 @@ func Load(path string) (*Config, error) {
 	return Parse(src, path)
 }
 
+// Doubts is what a valid file relies on that is not in it: it may be there all the same, and only a
+// running node knows. Each names the file and the line.
+func (c *Config) Doubts() []string {
+	var out []string
+	doubt := func(at Pos, format string, args ...any) {
+		out = append(out, fmt.Sprintf("%s: "+format, append([]any{at}, args...)...))
+	}
+	volumes := map[[2]string]struct{}{}
+	for _, v := range c.Volumes {
+		volumes[[2]string{v.Tenant, v.Name}] = struct{}{}
+	}
+	tenants := map[string]struct{}{"default": {}}
+	for _, t := range c.Tenants {
+		tenants[t.Name] = struct{}{}
+	}
+	for _, v := range c.Volumes {
+		if _, ok := tenants[v.Tenant]; !ok {
+			doubt(v.Pos, "tenant %q of volume %s has no block here; it must exist", v.Tenant, v.Name)
+		}
+	}
+	for _, s := range c.Subsystems {
+		if _, ok := tenants[s.Tenant]; !ok {
+			doubt(s.Pos, "tenant %q of subsystem %s has no block here; it must exist", s.Tenant, s.NQN)
+		}
+		for _, n := range s.Namespaces {
+			if _, ok := volumes[[2]string{s.Tenant, n.Volume}]; !ok {
+				doubt(n.Pos, "volume %q of tenant %s has no block here; namespace %d is attached only if it exists", n.Volume, s.Tenant, n.NSID)
+			}
+		}
+	}
+	dir := c.PluginDir
+	if dir == "" {
+		if exe, err := os.Executable(); err == nil {
+			dir = filepath.Join(filepath.Dir(exe), "plugins")
+		}
+	}
+	for _, p := range c.Plugins {
+		if _, err := os.Stat(filepath.Join(dir, p.Name)); err != nil {
+			doubt(p.Pos, "there is no plugin %s in %s; it runs only if it was added with: mooring plugin add FILE", p.Name, dir)
+		}
+	}
+	return out
+}
+
 // Parse checks the content of a file; path is used in messages and relative paths
 // in it are taken from its folder.
 func Parse(src []byte, path string) (*Config, error) {

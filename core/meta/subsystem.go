@@ -313,7 +313,11 @@ func (m *Meta) AttachNamespace(ctx context.Context, n Namespace) (Namespace, err
 		at, _, err := load[Attachment](ctx, m, keyAttached(n.Volume))
 		if err == nil {
 			if at.Subsystem != n.Subsystem || (n.NSID != 0 && at.NSID != n.NSID) {
-				return &InUseError{What: "volume " + n.Volume.String(), Users: []string{at.String()}}
+				v, err := m.Volume(ctx, n.Volume)
+				if err != nil {
+					return err
+				}
+				return &InUseError{What: "volume " + v.String(), Users: []string{at.String()}}
 			}
 			out, err = m.Namespace(ctx, at.Subsystem, at.NSID)
 			return err

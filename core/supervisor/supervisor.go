@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -279,12 +281,21 @@ func (s *Supervisor) Policy(name string) (policy.Policy, error) {
 	return policy.Func(w.place), nil
 }
 
-// List returns the status of all plugins, by name.
+// List returns the status of all plugins, by name: those in the catalog, and those
+// that were to be started and are not in it.
 func (s *Supervisor) List() []Status {
-	var out []Status
+	names := map[string]struct{}{}
 	for _, e := range s.catalog.list() {
-		st, err := s.Status(e.Name)
-		if err == nil {
+		names[e.Name] = struct{}{}
+	}
+	s.mu.Lock()
+	for name := range s.workers {
+		names[name] = struct{}{}
+	}
+	s.mu.Unlock()
+	var out []Status
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if st, err := s.Status(name); err == nil {
 			out = append(out, st)
 		}
 	}
@@ -301,6 +312,9 @@ func (s *Supervisor) Status(name string) (Status, error) {
 	e, err := s.catalog.get(name)
 	if err != nil && werr != nil {
 		return st, err
+	}
+	if err != nil {
+		e.Name = name
 	}
 	st.Entry, st.Description = e, e.describe()
 	return st, nil

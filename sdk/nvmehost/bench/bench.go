@@ -137,6 +137,11 @@ func (r *run) prepare(ctx context.Context) error {
 		_, _ = rand.Read(b[:])
 		r.id = le.Uint64(b[:])
 	}
+	if !r.cfg.Force && (r.percent < 100 || r.cfg.Verify) {
+		if err := r.occupied(ctx, nvme.LBA(id.Size)); err != nil {
+			return err
+		}
+	}
 	granted, err := r.ctrl.SetQueueCount(ctx, r.cfg.Queues)
 	if err != nil {
 		return fmt.Errorf("ask for %d I/O queues: %w", r.cfg.Queues, err)

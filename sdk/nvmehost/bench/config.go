@@ -30,6 +30,7 @@ type Config struct {
 	SpanBytes  int64         // only this much of the namespace's beginning is used (all)
 	Verify     bool          // write a pattern, check what is read, read back all that was written
 	Seed       uint64        // of offsets and patterns (1)
+	Force      bool          // write also over what looks like a file system or a partition table; else *OccupiedError
 	HostNQN    string        // (one made for the run)
 	NoSQFlow   bool          // ask for no SQ flow control
 

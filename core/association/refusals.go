@@ -1,0 +1,42 @@
+package association
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/mooring-io/mooring/core/meta"
+)
+
+// refusalQuiet is how long a refused host is not told of again in the events, and
+// refusalNames how many are told of in that time: hosts try again every few seconds, and whoever makes
+// up names must not push everything else out of the journal.
+const (
+	refusalQuiet = time.Minute
+	refusalNames = 8
+)
+
+// refusals tells the events of hosts that are not allowed.
+type refusals struct {
+	mu   sync.Mutex
+	told map[string]time.Time // by host and subsystem; guarded by mu
+}
+
+func (r *refusals) note(j *meta.Journal, host, subsystem, peer string) {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.told, func(_ string, at time.Time) bool { return now.Sub(at) >= refusalQuiet })
+	key := host + " " + subsystem
+	if _, known := r.told[key]; known || len(r.told) == refusalNames {
+		return
+	}
+	if r.told == nil {
+		r.told = map[string]time.Time{}
+	}
+	r.told[key] = now
+	j.Record(meta.Event{
+		Severity: meta.Warning, Kind: "host-refused", Object: host,
+		Message: "from " + peer + " at " + subsystem + ", which does not allow it: mooring host allow " + subsystem + " " + host,
+	})
+}

@@ -1,0 +1,93 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mooring-io/mooring/sdk/nvmehost"
+)
+
+// bench does not write over what looks like a file system unless it is told to.
+func TestBenchSparesFileSystems(t *testing.T) {
+	a := start(t, 1, "-dev")
+	host := a.connect(0, nvmehost.Options{Queues: 1})
+	block := make([]byte, 4096)
+	copy(block[0x438:], "\x53\xef")
+	if err := host.Write(a.ctx, 1, 0, block, false); err != nil {
+		t.Fatal(err)
+	}
+	bench := func(code int, args ...string) {
+		t.Helper()
+		out, err := a.mooring(append([]string{"bench", "nvme-tcp://" + a.addresses[0] + "/" + devNQN, "-time", "100ms", "-span", "1MiB"}, args...)...)
+		exit := new(exec.ExitError)
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		if got := exit.ProcessState.ExitCode(); err != nil && got != code || err == nil && code != 0 {
+			t.Errorf("%q: exit code %d, want %d\n%s", args, got, code, out)
+		}
+		if code != 0 && !strings.Contains(out, "ext4") {
+			t.Errorf("%q does not say what is there\n%s", args, out)
+		}
+	}
+	bench(2, "-rw", "randwrite")
+	bench(2, "-rw", "randread", "-verify")
+	bench(0, "-rw", "randread")
+	bench(0, "-rw", "randwrite", "-force")
+}
+
+// Names of objects are completed, those of things to be made are not.
+func TestCompletion(t *testing.T) {
+	a := start(t, 1, "-dev")
+	for _, c := range []struct {
+		args string
+		want []string
+	}{
+		{"volume show ", []string{"dev"}},
+		{"volume create ", nil},
+		{"subsystem show ", []string{devNQN}},
+		{"namespace detach ", []string{devNQN}},
+		{"namespace attach x -volume ", []string{"dev"}},
+		{"store drain ", []string{"main"}},
+		{"plugin logs ", []string{"policy-inherit", "transport-tcp"}},
+	} {
+		out, err := a.mooring(append([]string{"__complete"}, strings.Split(c.args, " ")...)...)
+		got, _, _ := strings.Cut("\n"+out, "\n:")
+		if names := strings.Fields(got); err != nil || strings.Join(names, " ") != strings.Join(c.want, " ") {
+			t.Errorf("%q: %q, %v, want %q", c.args, names, err, c.want)
+		}
+	}
+}
+
+// What the agent refuses is listed, and its exit code says whose fault it is.
+func TestRefusals(t *testing.T) {
+	exit := new(exec.ExitError)
+	if out, err := exec.Command(filepath.Join(programs, "mooring"), "agent", "-dev", "-listen", "gopher://127.0.0.1:70").CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "there are: nvme-tcp") {
+		t.Errorf("an unknown scheme: %v\n%s", err, out)
+	}
+	f := newFile(t, freePort(t))
+	f.volumes += "plugin \"none\" {\n}\n"
+	f.volumes = strings.Replace(f.volumes, "volume = \"v\"", "volume = \"other\"", 1)
+	f.write(t)
+	if out, err := exec.Command(filepath.Join(programs, "mooring"), "agent", "validate", f.path).CombinedOutput(); err != nil ||
+		!strings.Contains(string(out), "volume \"other\" of tenant default has no block") || !strings.Contains(string(out), "no plugin none") {
+		t.Errorf("validate: %v\n%s", err, out)
+	}
+	a := start(t, 0, "-config", f.path)
+	out, err := a.mooring("plugin", "list", "-o", "json")
+	var plugins []struct{ Name, State string }
+	if err = errors.Join(err, json.Unmarshal([]byte(out), &plugins)); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	states := map[string]string{}
+	for _, p := range plugins {
+		states[p.Name] = p.State
+	}
+	if states["none"] != "refused" || states["transport-tcp"] != "running" {
+		t.Errorf("plugins: %v", states)
+	}
+}

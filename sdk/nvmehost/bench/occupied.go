@@ -1,0 +1,62 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/mooring-io/mooring/sdk/nvme"
+	"github.com/mooring-io/mooring/sdk/nvmehost"
+)
+
+// OccupiedError is a namespace that seems to hold what somebody wants to keep.
+type OccupiedError struct{ What string }
+
+func (e *OccupiedError) Error() string {
+	return "the namespace holds " + e.What + ", and writing destroys it"
+}
+
+// signatures are where and how things that one puts on a disk begin.
+var signatures = []struct {
+	at    int
+	magic string
+	what  string
+}{
+	{0x438, "\x53\xef", "an ext2, ext3 or ext4 file system"},
+	{0, "XFSB", "an XFS file system"},
+	{0x10040, "_BHRfS_M", "a Btrfs file system"},
+	{3, "NTFS    ", "an NTFS file system"},
+	{0, "LUKS\xba\xbe", "a LUKS volume"},
+	{0x218, "LVM2 001", "an LVM physical volume"},
+	{4096, "\xfc\x4e\x2b\xa9", "a member of an MD array"},
+	{4086, "SWAPSPACE2", "swap space"},
+	{512, "EFI PART", "a GPT partition table"},
+	{4096, "EFI PART", "a GPT partition table"},
+	{510, "\x55\xaa", "a boot sector or an MBR partition table"},
+}
+
+// lookBytes is enough for every signature.
+const lookBytes = 68 << 10
+
+// occupied looks, by a connection of its own, for signs of what somebody wants to keep.
+func (r *run) occupied(ctx context.Context, blocks nvme.LBA) error {
+	c, err := nvmehost.Connect(ctx, r.target.Address, r.target.NQN, nvmehost.Options{HostNQN: r.cfg.HostNQN, HostID: r.ctrl.HostID(), Queues: 1})
+	if err != nil {
+		return fmt.Errorf("look at what the namespace holds: %w", err)
+	}
+	defer c.Abandon()
+	head := make([]byte, min(lookBytes, int64(blocks)*int64(r.block)))
+	const step = 4096
+	for at := 0; at < len(head); at += step {
+		b := head[at:min(at+step, len(head))]
+		if err := c.Read(ctx, r.target.NSID, nvme.LBA(at/r.block), b); err != nil {
+			return fmt.Errorf("look at what the namespace holds: %w", err)
+		}
+	}
+	for _, s := range signatures {
+		if len(head) > s.at && bytes.HasPrefix(head[s.at:], []byte(s.magic)) {
+			return &OccupiedError{s.what}
+		}
+	}
+	return nil
+}

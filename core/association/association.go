@@ -117,9 +117,7 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 		return nil, &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, "the host is not allowed: mooring host allow " + sub.NQN + " " + host.Name}
 	}
 	p := pairOf(host, sub.NQN)
-	lock := s.pairLock(p)
-	lock.Lock()
-	defer lock.Unlock()
+	defer s.pairs.lock(p)()
 	// What Meta takes for living would keep it from raising the epochs.
 	if err := s.finishEnds(ctx, &p); err != nil {
 		return nil, err
@@ -241,9 +239,7 @@ func (l *life) Dissociate(ctx context.Context, r *proto.DissociateRequest) (*pro
 // end ends an association and returns when nothing of it is under way. With a
 // reason, the plugin is told.
 func (s *Service) end(ctx context.Context, a *association, clean bool, reason string) error {
-	lock := s.pairLock(a.pair())
-	lock.Lock()
-	defer lock.Unlock()
+	defer s.pairs.lock(a.pair())()
 	return s.endLocked(ctx, a, clean, reason)
 }
 

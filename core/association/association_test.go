@@ -366,8 +366,7 @@ func TestReserveAfterTheEnd(t *testing.T) {
 	id, _ := p.associate("a", 1)
 	a, err := w.lookup(p.core.(*life), id)
 	w.must(err)
-	lock := w.pairLock(a.pair())
-	lock.Lock() // as its end does
+	unlock := w.pairs.lock(a.pair()) // as its end does
 	result := make(chan *proto.ReserveResponse)
 	go func() {
 		r, err := p.core.Reserve(w.ctx, &proto.ReserveRequest{Association: id, Nsid: 1, Action: proto.ReserveAction_RESERVE_REGISTER, NewKey: 1})
@@ -375,7 +374,7 @@ func TestReserveAfterTheEnd(t *testing.T) {
 		result <- r
 	}()
 	w.must(w.endLocked(w.ctx, a, false, ""))
-	lock.Unlock()
+	unlock()
 	if r := <-result; r.Result != proto.ReserveResult_RESERVE_RETRY {
 		t.Errorf("%+v", r)
 	}

@@ -63,9 +63,7 @@ func (s *Service) move(ctx context.Context, a *association) {
 func (s *Service) moveOnce(ctx context.Context, a *association, wants []meta.NSID) (pause time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
-	lock := s.pairLock(a.pair())
-	lock.Lock()
-	defer lock.Unlock()
+	defer s.pairs.lock(a.pair())()
 	if a.hasEnded() {
 		return 0, nil
 	}

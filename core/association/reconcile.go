@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mooring-io/mooring/core/access"
@@ -90,9 +91,7 @@ func (s *Service) once(ctx context.Context) error {
 
 // settlePair brings a host's associations with a subsystem in line.
 func (s *Service) settlePair(ctx context.Context, p pair, v *view) error {
-	lock := s.pairLock(p)
-	lock.Lock()
-	defer lock.Unlock()
+	defer s.pairs.lock(p)()
 	if err := s.settleLocked(ctx, p, v); err != nil {
 		return fmt.Errorf("settle the grants of host %s in subsystem %s: %w", p.host.Name, p.subsystem, err)
 	}
@@ -215,12 +214,16 @@ func (s *Service) settle(ctx context.Context, a *association, v *view, paths map
 			want = append(want, n)
 		}
 	}
-	gone := a.missing(want)
-	if len(gone) > 0 {
-		changed = true
-		if err := a.life.client.Revoke(ctx, gone...); err != nil {
-			return true, err
+	if gone := a.missing(want); len(gone) > 0 {
+		var handles []access.Handle
+		for _, g := range gone {
+			handles = append(handles, g.handle)
 		}
+		if err := a.life.client.Revoke(ctx, handles...); err != nil {
+			return false, err // and they are still a's, to be revoked with it
+		}
+		a.drop(gone)
+		changed = true
 	}
 	for _, n := range want {
 		c, err := s.grant(ctx, a, n, paths[n.NSID])
@@ -232,23 +235,27 @@ func (s *Service) settle(ctx context.Context, a *association, v *view, paths map
 	return changed, nil
 }
 
-// missing takes out the grants of namespaces that are not wanted any more, or are
-// another volume now.
-func (a *association) missing(want []namespace) []access.Handle {
+// missing are the grants of namespaces that are not wanted any more, or are another
+// volume now.
+func (a *association) missing(want []namespace) map[meta.NSID]*grant {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var out []access.Handle
+	out := map[meta.NSID]*grant{}
 	for nsid, g := range a.grants {
-		keep := false
-		for _, n := range want {
-			keep = keep || (n.NSID == nsid && n.volume.ID == g.id)
-		}
-		if !keep {
-			out = append(out, g.handle)
-			delete(a.grants, nsid)
+		if !slices.ContainsFunc(want, func(n namespace) bool { return n.NSID == nsid && n.volume.ID == g.id }) {
+			out[nsid] = g
 		}
 	}
 	return out
+}
+
+// drop forgets grants that have been revoked.
+func (a *association) drop(gone map[meta.NSID]*grant) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for nsid := range gone {
+		delete(a.grants, nsid)
+	}
 }
 
 // grant gives a a handle for n, or brings the one it has up to date.

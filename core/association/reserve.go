@@ -37,9 +37,7 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 	if r.Action != proto.ReserveAction_RESERVE_REPORT {
 		// The end of the association waits for it: no successor meets a change that its
 		// host has given up.
-		lock := s.pairLock(a.pair())
-		lock.Lock()
-		defer lock.Unlock()
+		defer s.pairs.lock(a.pair())()
 		if a.hasEnded() {
 			return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_RETRY}, nil
 		}
@@ -83,8 +81,7 @@ var results = map[meta.ReserveResult]proto.ReserveResult{
 // enforce installs what Meta says now, not what one request left: of two at once, or
 // of a request and a host that connects, the later state wins whoever comes last.
 func (s *Service) enforce(ctx context.Context, volume *access.Volume, id uuid.UUID) error {
-	s.enforcing.Lock()
-	defer s.enforcing.Unlock()
+	defer s.enforcing.lock(id)()
 	state, err := s.Meta.Reservation(ctx, id)
 	if err != nil {
 		return err

@@ -47,14 +47,14 @@ type Service struct {
 
 	refusals refusals
 
-	enforcing sync.Mutex // one change of a reservation's guard at a time
+	pairs     locks[pair]      // one beginning, end, or change of paths of a pair at a time
+	enforcing locks[uuid.UUID] // one change of a volume's guard at a time
 
 	mu      sync.Mutex
 	lives   map[*life]struct{}
 	assocs  map[uint64]*association
 	lastID  uint64
 	unended []unended
-	busy    map[pair]*sync.Mutex // by (host, subsystem); see pairLock
 
 	poke   chan chan struct{} // to the reconciler; the channel inside is closed when it has run
 	nudged chan struct{}      // capacity 1: to the reconciler
@@ -79,7 +79,7 @@ func pairOf(h access.Host, nqn string) pair {
 func New(o Options) *Service {
 	s := &Service{
 		Options: o, log: o.Logger.Named("association"), lives: map[*life]struct{}{}, assocs: map[uint64]*association{},
-		ids: meta.NewControllerIDs(o.Node), busy: map[pair]*sync.Mutex{}, poke: make(chan chan struct{}), nudged: make(chan struct{}, 1), done: make(chan struct{}),
+		ids: meta.NewControllerIDs(o.Node), poke: make(chan chan struct{}), nudged: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	s.life, s.stop = context.WithCancel(context.Background())
 	s.wg.Go(func() { s.reconcile(s.life) })
@@ -179,19 +179,6 @@ func (s *Service) Sessions() []Session {
 		out = append(out, Session{a.host, a.subsystem, a.accessPoint, a.life.inst.Plugin, a.peer, uint32(a.controller), a.since})
 	}
 	return out
-}
-
-// pairLock returns the lock of a (host, subsystem). The map grows with the number
-// of hosts ever seen, some dozens of bytes each.
-func (s *Service) pairLock(p pair) *sync.Mutex {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.busy[p]
-	if m == nil {
-		m = new(sync.Mutex)
-		s.busy[p] = m
-	}
-	return m
 }
 
 func (s *Service) lookup(l *life, id uint64) (*association, error) {

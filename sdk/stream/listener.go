@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +26,8 @@ type listener struct {
 	asked       string // URL as given
 	url         string // URL with the port that was bound
 	fd          int
-	spare       int // descriptor to give up when there is none left
+	spare       int       // descriptor to give up when there is none left; -1: it has been taken
+	said        time.Time // when the log was last told that there is none; of the first thread
 	closed      atomic.Bool
 }
 
@@ -46,7 +48,7 @@ func (s *Server) open(ctx context.Context, l sdk.Listener) (*listener, error) {
 	werr, err := onThread(th, func() error { return th.Watch(fd, unix.EPOLLIN, nl.accept) })
 	if err = errors.Join(err, werr); err != nil {
 		_ = unix.Close(fd)
-		_ = unix.Close(nl.spare)
+		_ = unix.Close(nl.spare) // if there is one
 		return nil, fmt.Errorf("listen on %s: %w", l.URL, err)
 	}
 	return nl, nil
@@ -134,15 +136,38 @@ func (l *listener) accept(uint32) {
 	}
 }
 
-// shed refuses a connection for which there is no descriptor, lest the socket stays readable.
+const (
+	shedSay   = 10 * time.Second       // between two lines in the log
+	shedPause = 100 * time.Millisecond // without a descriptor to give up
+)
+
+// shed refuses a connection for which there is no descriptor, lest the socket stays readable. If
+// the spare is gone too, nothing is accepted for a while.
 func (l *listener) shed() {
 	l.server.counters.refused.Add(1)
-	l.server.logger.Warn("connection refused: the process has no file descriptor left", "url", l.url)
-	_ = unix.Close(l.spare)
-	if fd, _, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC); err == nil {
-		_ = unix.Close(fd)
+	if now := time.Now(); now.Sub(l.said) >= shedSay {
+		l.said = now
+		l.server.logger.Warn("connections are refused: the process has no file descriptor left", "url", l.url)
 	}
-	l.spare = spareFD()
+	if l.spare >= 0 {
+		_ = unix.Close(l.spare)
+		if fd, _, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC); err == nil {
+			_ = unix.Close(fd)
+		}
+	}
+	if l.spare = spareFD(); l.spare >= 0 {
+		return
+	}
+	th := l.server.workers[0].thread
+	th.Unwatch(l.fd)
+	th.After(shedPause, func() {
+		if l.closed.Load() {
+			return
+		}
+		if err := th.Watch(l.fd, unix.EPOLLIN, l.accept); err != nil {
+			l.server.logger.Error("no connections are accepted any more", "url", l.url, "error", err)
+		}
+	})
 }
 
 // assign gives a connection to the thread that has the fewest.
@@ -185,7 +210,7 @@ func (s *Server) closeListener(l *listener) {
 		return nil
 	})
 	_ = unix.Close(l.fd)
-	_ = unix.Close(l.spare)
+	_ = unix.Close(l.spare) // if there is one
 	for _, w := range s.workers {
 		w.thread.Post(func() { w.endListener(l) })
 	}

@@ -7,12 +7,16 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	"github.com/mooring-io/mooring/sdk"
 	"github.com/mooring-io/mooring/sdk/block"
@@ -435,6 +439,67 @@ func TestEviction(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.expect(late, frame(100, 2))
+}
+
+// Where no descriptor is left, not even the spare one, nothing is accepted for a while; the threads do
+// not spin on it, those who are connected are served, and strangers are when there are descriptors again.
+func TestNoDescriptors(t *testing.T) {
+	r := newRig(t, blocktest.Options{}, normal, false)
+	served := r.dial()
+	if _, err := served.Write(frame(100, 0)); err != nil {
+		t.Fatal(err)
+	}
+	r.expect(served, frame(100, 0))
+	late, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := os.NewFile(uintptr(late), "late")
+	defer conn.Close()
+	to := netip.MustParseAddrPort(r.address)
+	refused := func() float64 {
+		for _, m := range r.server.Metrics() {
+			if m.Name == "connections_refused_total" {
+				return m.Value
+			}
+		}
+		t.Fatal("there is no connections_refused_total")
+		return 0
+	}
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	restore := sync.OnceFunc(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	})
+	defer restore()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(late, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the stranger is seen", func() bool { return refused() > 0 })
+	for i := range 100 { // each some turns of the thread
+		if _, err := served.Write(frame(100, byte(i))); err != nil {
+			t.Fatal(err)
+		}
+		r.expect(served, frame(100, byte(i)))
+	}
+	if n := refused(); n > 20 {
+		t.Errorf("the thread tried %v times", n)
+	}
+	restore()
+	if _, err := conn.Write(frame(100, 1)); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(frame(100, 1)))
+	if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, frame(100, 1)) {
+		t.Errorf("the stranger is not served: %v", err)
+	}
 }
 
 func TestConnectionsAreSpread(t *testing.T) {

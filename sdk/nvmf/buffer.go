@@ -3,7 +3,7 @@ package nvmf
 import "github.com/mooring-io/mooring/sdk/block"
 
 // takeBuffer gives c n bytes of the pool, now or later. A queue whose commands hold its share
-// of the pool waits for itself, so that one host cannot take all of it.
+// of the pool waits for itself, so that hosts cannot take all of it.
 func (q *Queue) takeBuffer(c *Command, n int) {
 	c.need = n
 	if q.parked == nil && q.withinShare(n) {
@@ -23,8 +23,11 @@ func (q *Queue) takeBuffer(c *Command, n int) {
 	q.awaitPool()
 }
 
+// withinShare says whether q may have n bytes more: as many as are free, besides one command's. The
+// threshold moves with the load: one queue that takes what it can gets half of the pool, and k of
+// them leave one part in k+1 to whoever comes next, however long their hosts keep them waiting.
 func (q *Queue) withinShare(n int) bool {
-	return q.poolBytes == 0 || q.poolBytes+n <= q.poolLimit
+	return q.poolBytes == 0 || q.poolBytes+n <= q.pool.Size()-q.pool.InUse()
 }
 
 func (q *Queue) give(c *Command, b block.Buffer) {
@@ -47,7 +50,7 @@ func (q *Queue) awaitPool() {
 func (q *Queue) poolReady(b block.Buffer) {
 	q.poolWaits = false
 	c := q.parked
-	if c == nil || c.need != b.Len() || !q.withinShare(c.need) {
+	if c == nil || c.need != b.Len() {
 		q.pool.Free(b) // who waited is gone
 		q.awaitPool()
 		return

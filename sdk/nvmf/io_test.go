@@ -510,6 +510,35 @@ func TestPoolExhausted(t *testing.T) {
 	}
 }
 
+// Queues whose hosts let them wait, however many commands they have, leave room for another one.
+func TestStalledQueuesLeaveRoom(t *testing.T) {
+	r := newRig(t, withPool(4<<20), withLimits(Limits{MaxTransfer: 128 << 10}))
+	h := r.connect(4)
+	for _, c := range h.io[:3] {
+		c.thread.Post(func() {
+			for i := range 30 {
+				k := c.q.Get()
+				k.SQE = rw(nvme.IOWrite, 1, 0, 32, 128<<10)
+				k.SQE.SetCID(nvme.CommandID(1000 + i))
+				c.payload[k] = nil
+				c.q.Begin(k) // and its data never comes
+			}
+		})
+		onThread(c.thread, func() bool { return true })
+	}
+	held := onThread(r.threads[0], func() int { return r.threads[0].Pool().InUse() })
+	if held < 2<<20 {
+		t.Errorf("the stalled queues hold %d bytes", held)
+	}
+	for range 100 {
+		h.io[3].ok(rw(nvme.IORead, 1, 0, 32, 128<<10), nil)
+		h.io[3].ok(rw(nvme.IOWrite, 1, 0, 32, 128<<10), make([]byte, 128<<10))
+	}
+	for _, c := range h.io[:3] {
+		c.gone()
+	}
+}
+
 func TestParkedCommandsOfLostQueue(t *testing.T) {
 	r := newRig(t, withPool(1<<20), withLimits(Limits{MaxTransfer: 256 << 10}))
 	h := r.connect(2)

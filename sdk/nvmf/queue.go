@@ -59,8 +59,7 @@ type Queue struct {
 	parked, lastParked *Command // wait for memory, in order
 	poolWaits          bool     // Pool.Wait has our function
 	poolBytes          int      // held by commands
-	poolLimit          int
-	maxTransfer        int // bytes of one command's data
+	maxTransfer        int      // bytes of one command's data
 
 	timer   *block.Timer // connect timeout, then data timeout
 	ticking bool         // timer runs
@@ -88,7 +87,6 @@ func (t *Target) NewQueue(conn Conn, info ConnInfo) *Queue {
 	}
 	q.done = func(r *block.Request) { r.User.(*Command).requestDone() }
 	q.maxTransfer = min(t.limits.MaxTransfer, q.pool.MaxTransfer(), 1<<(bits.Len(uint(q.pool.Size()))-1))
-	q.poolLimit = max(q.pool.Size()/2, q.maxTransfer)
 	q.timer = q.thread.After(t.limits.ConnectTimeout, q.onTimer)
 	q.ticking = true
 	t.queues.Add(1)

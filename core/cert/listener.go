@@ -124,7 +124,7 @@ func (l *Listener) handshake(raw net.Conn) {
 	l.shakes[raw] = struct{}{}
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), handshakePatience)
-	c := tls.Server(raw, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: l.config})
+	c := tls.Server(NewWire(raw), &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: l.config})
 	err := c.HandshakeContext(ctx)
 	cancel()
 	l.mu.Lock()

@@ -35,6 +35,8 @@ func (k *Keys) dial(name string, p Protocol) *tls.Config {
 		ServerName: name,
 		RootCAs:    k.current.Load().pool,
 		NextProtos: []string{string(p)},
+		// Few large records: blocks are long, and nobody waits for the first kilobyte.
+		DynamicRecordSizingDisabled: true,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &k.current.Load().own, nil
 		},
@@ -66,7 +68,8 @@ func (k *Keys) Serve(admit func(node uuid.UUID) error, protocols ...Protocol) *t
 					}
 					return err
 				},
-				SessionTicketsDisabled: true,
+				SessionTicketsDisabled:      true,
+				DynamicRecordSizingDisabled: true,
 			}, nil
 		},
 	}

@@ -66,6 +66,7 @@ const (
 type IO struct {
 	Op     Op
 	Extent *Extent    // from Store.Extent; may be nil for OpFlush only
+	ID     ID         // names the extent where the store is another node's; not looked at here
 	Gen    Generation // must be the one sealed on the extent
 	Block  uint32     // first block, in BlockSize units from the start of the extent
 	Blocks uint32

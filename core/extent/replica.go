@@ -138,6 +138,17 @@ func (r *replica) decode(p []byte) {
 	}
 }
 
+// Mapped tells in which regions an extent has data. Queue's goroutine only, like done, which runs before Mapped returns.
+func (s *Store) Mapped(id ID, done func(Regions, error)) {
+	e := s.Extent(id)
+	if e == nil {
+		done(nil, wrap("look at extent", id, ErrMissing))
+		return
+	}
+	_, _, mapped := s.Marks(e)
+	done(mapped, nil)
+}
+
 // Marks returns what the replica has noted, and in which regions it has data. Queue's goroutine only.
 func (s *Store) Marks(e *Extent) (dirty, behind, mapped Regions) {
 	mapped = NewRegions(int(s.geo.regions()))

@@ -498,6 +498,10 @@ func (q *simQueue) WatchEventFD(int, func()) (func(), error) {
 	return nil, fmt.Errorf("eventfd on a simulated queue: %w", ErrUnsupported)
 }
 
+func (q *simQueue) Poll(int, bool, func()) error {
+	return fmt.Errorf("poll on a simulated queue: %w", ErrUnsupported)
+}
+
 func (q *simQueue) Close() error {
 	q.closed = true
 	q.in.close()

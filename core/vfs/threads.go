@@ -186,6 +186,26 @@ func signalEventFD(fd int) error {
 	return err
 }
 
+// Poll has a goroutine wait for fd.
+func (q *threads) Poll(fd int, write bool, fn func()) error {
+	if q.closed {
+		return ErrClosed
+	}
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+	if write {
+		fds[0].Events = unix.POLLOUT
+	}
+	q.wg.Go(func() {
+		for {
+			if _, err := unix.Poll(fds, -1); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		q.Post(fn)
+	})
+	return nil
+}
+
 func (q *threads) Close() error {
 	if q.closed {
 		return nil

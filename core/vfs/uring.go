@@ -137,14 +137,23 @@ type uring struct {
 	wake    *watch
 	watches map[*watch]struct{}
 	parked  int // watches without a request in flight
+	polls   []pollRequest
 	broken  error
 	closed  bool
 }
 
-// flight is a request at the kernel: an Op or an eventfd watch.
+// flight is a request at the kernel: an Op, an eventfd watch or a poll.
 type flight struct {
 	op    *Op
 	watch *watch
+	poll  func()
+}
+
+// pollRequest is a poll that waits for a submission entry.
+type pollRequest struct {
+	fd    int
+	write bool
+	fn    func()
 }
 
 // briefWait is how long the queue waits without telling the Go scheduler.
@@ -300,6 +309,26 @@ func (q *uring) fill() {
 	for op := q.fresh.head; op != nil && q.start(op); op = q.fresh.head {
 		q.popStarted()
 	}
+	for len(q.polls) > 0 {
+		p := q.polls[len(q.polls)-1]
+		e, _ := q.prepare(flight{poll: p.fn})
+		if e == nil {
+			return
+		}
+		e.fd, e.opcode, e.opFlags = int32(p.fd), opcodePollAdd, unix.POLLIN|unix.POLLRDHUP
+		if p.write {
+			e.opFlags = unix.POLLOUT
+		}
+		q.polls = q.polls[:len(q.polls)-1]
+	}
+}
+
+func (q *uring) Poll(fd int, write bool, fn func()) error {
+	if q.closed {
+		return ErrClosed
+	}
+	q.polls = append(q.polls, pollRequest{fd, write, fn})
+	return nil
 }
 
 // popStarted drops the head of fresh without touching the links of an Op that is in flight now.
@@ -398,6 +427,9 @@ func (q *uring) reap() int {
 		q.free = append(q.free, slot)
 		if f.watch != nil {
 			n += q.watchEnded(f.watch, c.res)
+		} else if f.poll != nil {
+			n++
+			f.poll()
 		} else if q.opEnded(f.op, c.res) {
 			n++
 			f.op.Done(f.op)

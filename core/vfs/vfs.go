@@ -102,6 +102,9 @@ type Queue interface {
 	// WatchEventFD runs fn on the owner's goroutine whenever the eventfd fd is signalled, and resets its count. The
 	// caller keeps fd open until cancel has returned; fn does not run after that.
 	WatchEventFD(fd int, fn func()) (cancel func(), err error)
+	// Poll runs fn once on the owner's goroutine when fd can be read, or with write be written, or has an error or its end. The
+	// caller keeps fd open until then: shutting a socket down ends the wait.
+	Poll(fd int, write bool, fn func()) error
 	// Engine names what drives the queue, for status: "io_uring", "threads" or "simulated".
 	Engine() string
 	// Close releases the queue. No Op may be in flight.

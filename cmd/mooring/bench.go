@@ -19,14 +19,18 @@ func benchCommand(g *globals) *cobra.Command {
 	cfg := bench.Config{ProgressEvery: time.Second}
 	var bs, span string
 	c := &cobra.Command{
-		Use: "bench URL", Short: "Load a namespace with our own NVMe/TCP host and measure it", Args: cobra.ExactArgs(1),
+		Use: "bench URL...", Short: "Load a namespace with our own NVMe/TCP host and measure it", Args: cobra.MinimumNArgs(1),
 		Long: `Load a namespace with Mooring's own NVMe/TCP host: no kernel module, no root.
 Writing destroys what is on the namespace; over what looks like a file system or a
 partition table it is refused without -force. Where the agent runs on this machine, its
-CPU time is measured too.`,
+CPU time is measured too.
+
+With several URLs of one namespace, or with -multipath, it is a host with native
+multipath: it follows ANA, connects again, and goes on when ways are lost. The longest
+stall is then the greatest latency. Each change of a way is told.`,
 		Example: "  mooring bench 'nvme-tcp://127.0.0.1:4420/nqn.2026-11.io.mooring:dev?ns=1' -rw randread -bs 4KiB -qd 32 -time 10s",
 		RunE: func(c *cobra.Command, args []string) error {
-			cfg.URL = args[0]
+			cfg.URL, cfg.More = args[0], args[1:]
 			n, err := sizeArg("-bs", bs)
 			if err != nil {
 				return err
@@ -35,8 +39,10 @@ CPU time is measured too.`,
 			if cfg.SpanBytes, err = sizeArg("-span", span); err != nil {
 				return err
 			}
-			if _, err := bench.ParseURL(cfg.URL); err != nil {
-				return &usageError{err}
+			for _, u := range args {
+				if _, err := bench.ParseURL(u); err != nil {
+					return &usageError{err}
+				}
 			}
 			if !slices.Contains(bench.Modes, cfg.RW) {
 				return &usageError{fmt.Errorf("-rw is one of %s; it is %q", strings.Join(bench.Modes, ", "), cfg.RW)}
@@ -49,6 +55,9 @@ CPU time is measured too.`,
 				cfg.Progress = func(p bench.Progress) {
 					fmt.Fprintf(os.Stderr, "%5.0f s  %-9s %9.0f IOPS  %8.1f MiB/s  %d errors\n", p.Elapsed.Seconds(), p.Phase, p.IOPS, p.MiBPerSecond, p.Errors+p.VerifyErrors)
 				}
+			}
+			if g.output != "json" {
+				cfg.OnPath = func(p bench.PathChange) { fmt.Fprintf(os.Stderr, "%7.3f s  %s\n", p.Elapsed.Seconds(), p.Path) }
 			}
 			r, err := bench.Run(c.Context(), cfg)
 			if occupied := new(bench.OccupiedError); errors.As(err, &occupied) {
@@ -80,6 +89,9 @@ CPU time is measured too.`,
 	f.DurationVar(&cfg.Time, "time", 10*time.Second, "how long to measure")
 	f.StringVar(&span, "span", "0", "use only this much of the namespace's beginning; 0 is all")
 	f.BoolVar(&cfg.Verify, "verify", false, "write a pattern and check everything that is read")
+	f.BoolVar(&cfg.Multipath, "multipath", false, "go on when the connection is lost; implied by several URLs")
+	f.BoolVar(&cfg.RoundRobin, "round-robin", false, "with several URLs: take turns between equally good ways")
+	f.DurationVar(&cfg.Timeout, "timeout", 15*time.Second, "with several URLs: give a way up that does not answer for so long")
 	f.BoolVar(&cfg.Force, "force", false, "write although there seems to be a file system or a partition table")
 	f.StringVar(&cfg.HostNQN, "host", "", "connect as this host `NQN`, for subsystems that do not allow any host")
 	f.Uint64Var(&cfg.Seed, "seed", 1, "of offsets and patterns")

@@ -32,10 +32,14 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	target, err := ParseURL(cfg.URL)
+	targets, err := cfg.targets()
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Multipath || len(targets) > 1 {
+		return runPaths(ctx, cfg, targets)
+	}
+	target := targets[0]
 	c, err := nvmehost.Connect(ctx, target.Address, target.NQN, nvmehost.Options{
 		HostNQN: cfg.HostNQN, HeaderDigest: target.HeaderDigest, DataDigest: target.DataDigest,
 		Entries: min(cfg.QueueDepth+1, 1<<16), KeepAlive: keepAlive, NoSQFlow: cfg.NoSQFlow, MaxR2T: 4,
@@ -43,7 +47,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{cfg: cfg, target: target, ctrl: c, errors: map[string]uint64{}, rng: cfg.Seed}
+	r := &run{cfg: cfg, target: target, ctrl: c, errors: map[string]uint64{}, rng: random(cfg.Seed)}
 	err = r.prepare(ctx)
 	if err == nil {
 		// A goroutine of its own, because it locks its thread.
@@ -74,7 +78,7 @@ type run struct {
 	slots   []slot // by place; with Verify only
 	id      uint64 // of this run, in stamps
 	cursor  uint64 // next place of sequential I/O
-	rng     uint64
+	rng     random
 	percent int // of reads
 
 	stopping bool
@@ -138,7 +142,7 @@ func (r *run) prepare(ctx context.Context) error {
 		r.id = le.Uint64(b[:])
 	}
 	if !r.cfg.Force && (r.percent < 100 || r.cfg.Verify) {
-		if err := r.occupied(ctx, nvme.LBA(id.Size)); err != nil {
+		if err := r.occupied(ctx, int64(id.Size)*int64(r.block)); err != nil {
 			return err
 		}
 	}
@@ -226,7 +230,7 @@ func (r *run) drain() error {
 
 // next starts o on the next place.
 func (r *run) next(o *op) {
-	read := r.percent == 100 || r.percent > 0 && int(r.random()%100) < r.percent
+	read := r.percent == 100 || r.percent > 0 && int(r.rng.next()%100) < r.percent
 	r.submit(o, read, r.choose())
 }
 
@@ -235,7 +239,7 @@ func (r *run) choose() uint64 {
 	for {
 		var p uint64
 		if r.cfg.random() {
-			p, _ = bits.Mul64(r.random(), r.places)
+			p, _ = bits.Mul64(r.rng.next(), r.places)
 		} else {
 			p = r.cursor
 			r.cursor = (r.cursor + 1) % r.places
@@ -246,12 +250,14 @@ func (r *run) choose() uint64 {
 	}
 }
 
-// random is xorshift64*.
-func (r *run) random() uint64 {
-	r.rng ^= r.rng >> 12
-	r.rng ^= r.rng << 25
-	r.rng ^= r.rng >> 27
-	return r.rng * 2685821657736338717
+// random is xorshift64*. It must not be 0.
+type random uint64
+
+func (r *random) next() uint64 {
+	*r ^= *r >> 12
+	*r ^= *r << 25
+	*r ^= *r >> 27
+	return uint64(*r) * 2685821657736338717
 }
 
 func (r *run) submit(o *op, read bool, place uint64) {

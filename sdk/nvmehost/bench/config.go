@@ -21,6 +21,7 @@ var Modes = []string{"randread", "randwrite", "randrw", "read", "write", "rw"}
 // Config says what to measure. Zero fields take the defaults in parentheses.
 type Config struct {
 	URL        string        // nvme-tcp://ADDRESS:PORT/NQN?ns=1, and hdgst=1, ddgst=1 for digests
+	More       []string      // other ways to the same namespace
 	RW         string        // one of Modes ("randread")
 	Mix        int           // percent of reads in randrw and rw (50)
 	BlockBytes int           // of one I/O; a multiple of the namespace's block (4096)
@@ -33,6 +34,13 @@ type Config struct {
 	Force      bool          // write also over what looks like a file system or a partition table; else *OccupiedError
 	HostNQN    string        // (one made for the run)
 	NoSQFlow   bool          // ask for no SQ flow control
+
+	// Multipath goes on when connections are lost or ANA states change, as a host with native
+	// multipath does (package multipath). It is implied by several URLs.
+	Multipath  bool
+	RoundRobin bool             // take turns between equally good ways
+	Timeout    time.Duration    // after which a way that does not answer is given up (15 s)
+	OnPath     func(PathChange) // called when a way changes
 
 	// PIDs are the target's processes; their CPU time is measured.
 	PIDs []int
@@ -49,6 +57,12 @@ type Progress struct {
 	MiBPerSecond float64       `json:"mib_per_s"`
 	Errors       uint64        `json:"errors"`
 	VerifyErrors uint64        `json:"verify_errors"`
+}
+
+// PathChange is a way that changed.
+type PathChange struct {
+	Elapsed time.Duration `json:"elapsed_ns"` // since the run began, with the opening of the ways
+	Path    string        `json:"path"`       // its address and how it is now
 }
 
 // Target is what a URL names.
@@ -127,6 +141,22 @@ func (c Config) withDefaults() Config {
 		c.ProgressEvery = time.Second
 	}
 	return c
+}
+
+// targets parses the URLs, which must name one namespace.
+func (c Config) targets() ([]Target, error) {
+	var out []Target
+	for _, u := range append([]string{c.URL}, c.More...) {
+		t, err := ParseURL(u)
+		if err != nil {
+			return nil, err
+		}
+		if len(out) > 0 && (t.NQN != out[0].NQN || t.NSID != out[0].NSID) {
+			return nil, fmt.Errorf("%s and %s are not the same namespace", c.URL, u)
+		}
+		out = append(out, t)
+	}
+	return out, nil
 }
 
 func (c Config) check() error {

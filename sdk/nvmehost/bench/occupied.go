@@ -38,18 +38,12 @@ var signatures = []struct {
 // lookBytes is enough for every signature.
 const lookBytes = 68 << 10
 
-// occupied looks, by a connection of its own, for signs of what somebody wants to keep.
-func (r *run) occupied(ctx context.Context, blocks nvme.LBA) error {
-	c, err := nvmehost.Connect(ctx, r.target.Address, r.target.NQN, nvmehost.Options{HostNQN: r.cfg.HostNQN, HostID: r.ctrl.HostID(), Queues: 1})
-	if err != nil {
-		return fmt.Errorf("look at what the namespace holds: %w", err)
-	}
-	defer c.Abandon()
-	head := make([]byte, min(lookBytes, int64(blocks)*int64(r.block)))
+// occupied looks for signs of what somebody wants to keep on a namespace of so many bytes.
+func occupied(size int64, read func(at int64, b []byte) error) error {
+	head := make([]byte, min(lookBytes, size))
 	const step = 4096
 	for at := 0; at < len(head); at += step {
-		b := head[at:min(at+step, len(head))]
-		if err := c.Read(ctx, r.target.NSID, nvme.LBA(at/r.block), b); err != nil {
+		if err := read(int64(at), head[at:min(at+step, len(head))]); err != nil {
 			return fmt.Errorf("look at what the namespace holds: %w", err)
 		}
 	}
@@ -59,4 +53,14 @@ func (r *run) occupied(ctx context.Context, blocks nvme.LBA) error {
 		}
 	}
 	return nil
+}
+
+// occupied looks by a connection of its own, since the run's has no I/O queue yet.
+func (r *run) occupied(ctx context.Context, size int64) error {
+	c, err := nvmehost.Connect(ctx, r.target.Address, r.target.NQN, nvmehost.Options{HostNQN: r.cfg.HostNQN, HostID: r.ctrl.HostID(), Queues: 1})
+	if err != nil {
+		return fmt.Errorf("look at what the namespace holds: %w", err)
+	}
+	defer c.Abandon()
+	return occupied(size, func(at int64, b []byte) error { return c.Read(ctx, r.target.NSID, nvme.LBA(at/int64(r.block)), b) })
 }

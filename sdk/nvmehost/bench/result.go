@@ -32,6 +32,7 @@ type Result struct {
 	TargetCPU    float64           `json:"target_cpu_s"`     // user and system, of Config.PIDs
 	TargetPerIO  float64           `json:"target_cpu_us_io"` // microseconds per I/O
 	HostCPU      float64           `json:"host_cpu_s"`       // of this process
+	PathChanges  []PathChange      `json:"path_changes,omitempty"`
 }
 
 // Figures are of one kind of I/O, of those that succeeded within the measurement.

@@ -255,11 +255,14 @@ type stubCore struct {
 	proto.CoreClient
 	handle  block.Handle
 	last    atomic.Uint64
+	changes atomic.Uint64
+	state   atomic.Int32 // proto.AnaState of new grants
 	updates chan *proto.Update
 }
 
 func newStubCore(h block.Handle) *stubCore {
 	c := &stubCore{handle: h, updates: make(chan *proto.Update, 8)}
+	c.state.Store(int32(proto.AnaState_ANA_OPTIMIZED))
 	c.export(testVolume)
 	return c
 }
@@ -286,10 +289,22 @@ func (c *stubCore) Associate(context.Context, *proto.AssociateRequest, ...grpc.C
 	id := c.last.Add(1)
 	return &proto.AssociateResponse{
 		Association: id, ControllerId: uint32(id % 0xffef),
-		Grants: &proto.Grants{Association: id, Grants: []*proto.Grant{{
-			Nsid: 1, Handle: c.handle.Index, HandleGeneration: c.handle.Generation, AnaState: proto.AnaState_ANA_OPTIMIZED,
-		}}},
+		Grants: c.grants(id),
 	}, nil
+}
+
+func (c *stubCore) grants(association uint64) *proto.Grants {
+	return &proto.Grants{Association: association, Grants: []*proto.Grant{{
+		Nsid: 1, Handle: c.handle.Index, HandleGeneration: c.handle.Generation, AnaState: proto.AnaState(c.state.Load()), AnaChangeCount: c.changes.Add(1),
+	}}}
+}
+
+// setState gives namespace 1 another ANA state for the hosts that are connected and those to come.
+func (c *stubCore) setState(s proto.AnaState) {
+	c.state.Store(int32(s))
+	for id := uint64(1); id <= c.last.Load(); id++ {
+		c.updates <- &proto.Update{Update: &proto.Update_Grants{Grants: c.grants(id)}}
+	}
 }
 
 func (c *stubCore) Dissociate(context.Context, *proto.DissociateRequest, ...grpc.CallOption) (*proto.DissociateResponse, error) {

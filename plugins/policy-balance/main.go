@@ -80,6 +80,9 @@ func (plugin) Place(ctx context.Context, req *policy.Request) (*policy.Response,
 // why explains a placement.
 func why(c *policy.Cluster, p *policy.Pair, id string) string {
 	was, group := p.Present.GetOptimized(), p.Namespace.GetGroup()
+	if was == id && p.Present.GetProvisional() {
+		was = "" // as if it were new
+	}
 	switch {
 	case was == id && p.Present.GetReason() != "":
 		return p.Present.GetReason()

@@ -59,6 +59,9 @@ func (plugin) Place(ctx context.Context, req *policy.Request) (*policy.Response,
 // why explains a placement.
 func (f *fleet) why(p *policy.Pair, id string) string {
 	was := p.Present.GetOptimized()
+	if was == id && p.Present.GetProvisional() {
+		was = "" // as if it were new
+	}
 	rule := "all namespaces of the subsystem go through one access point"
 	if f.apart() {
 		rule += fmt.Sprintf(", and none of the %d hosts shares it, as far as the %d access points allow", len(f.hosts), f.points)

@@ -1,14 +1,18 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"net/url"
+
 	"github.com/spf13/cobra"
 
 	"github.com/mooring-io/mooring/core/admin"
 )
 
 func pathCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "path", Short: "See at which access points hosts reach namespaces", Aliases: []string{"paths"}}
-	c.AddCommand(pathList(g))
+	c := &cobra.Command{Use: "path", Short: "See at which access points hosts reach namespaces, and even them out", Aliases: []string{"paths"}}
+	c.AddCommand(pathList(g), pathExplain(g), pathSimulate(g), pathRebalance(g))
 	return c
 }
 
@@ -25,6 +29,98 @@ func pathList(g *globals) *cobra.Command {
 					row(p.Host, p.Subsystem, p.NSID, p.Optimized, list(p.NonOptimized), p.Epoch, p.Policy, p.Reason)
 				}
 			})
+		},
+	}
+}
+
+func pathExplain(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "explain HOST SUBSYSTEM NSID", Short: "Say why a host reaches a namespace where it does", Args: usageArgs(cobra.ExactArgs(3)),
+		RunE: func(c *cobra.Command, args []string) error {
+			q := url.Values{"host": {args[0]}, "subsystem": {args[1]}, "nsid": {args[2]}}
+			var x admin.PathExplanation
+			if err := g.client().Do(c.Context(), "GET", "/v1/paths/explain?"+q.Encode(), nil, &x); err != nil {
+				return err
+			}
+			if g.output != "json" {
+				explain(c.OutOrStdout(), x)
+			}
+			return g.print(c.OutOrStdout(), x, "ACCESS-POINT STATE CONNECTED LOAD UP", func(row func(...any)) {
+				for _, p := range x.Points {
+					up := "up"
+					if !p.Up {
+						up = "down: " + p.Reason
+					}
+					row(p.ID, p.State, p.Connected, p.Load, up)
+				}
+			})
+		},
+	}
+}
+
+func explain(w io.Writer, x admin.PathExplanation) {
+	fmt.Fprintf(w, "optimized at %s since %s: %s (%s)\n", x.Optimized, x.Since.Local().Format("2006-01-02 15:04:05"), x.Reason, x.Policy)
+	fmt.Fprintf(w, "tenant %s chose policy %s; path epoch %d\n", x.Tenant, x.TenantPolicy, x.Epoch)
+	switch {
+	case x.Next == nil:
+		fmt.Fprintln(w, "the host is not connected: nothing is decided before it is")
+	case x.Next.Optimized == x.Optimized:
+		fmt.Fprintf(w, "decided now, it would stay: %s\n", x.Next.Reason)
+	default:
+		fmt.Fprintf(w, "decided now, it would move to %s: %s\n", x.Next.Optimized, x.Next.Reason)
+	}
+}
+
+func pathSimulate(g *globals) *cobra.Command {
+	var in admin.PathWhatIf
+	var all bool
+	c := &cobra.Command{
+		Use: "simulate", Short: "Say which paths would move, and where; nothing is changed", Args: usageArgs(cobra.NoArgs),
+		Example: "  mooring path simulate -down nvme-tcp://10.0.0.1:4420\n  mooring path simulate -tenant acme -policy balance\n  mooring path simulate -rebalance",
+		RunE: func(c *cobra.Command, _ []string) error {
+			var out []admin.PathOutcome
+			if err := g.client().Do(c.Context(), "POST", "/v1/paths/simulate", in, &out); err != nil {
+				return err
+			}
+			if g.output == "json" {
+				return g.print(c.OutOrStdout(), out, "", nil)
+			}
+			moves := 0
+			for _, o := range out {
+				if o.Moves {
+					moves++
+				}
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%d of %d paths would move\n", moves, len(out))
+			if moves == 0 && !all {
+				return nil
+			}
+			return g.print(c.OutOrStdout(), out, "HOST SUBSYSTEM NSID NOW THEN NON-OPTIMIZED POLICY REASON", func(row func(...any)) {
+				for _, o := range out {
+					if o.Moves || all {
+						row(o.Then.Host, o.Then.Subsystem, o.Then.NSID, o.Now.Optimized, o.Then.Optimized, list(o.Then.NonOptimized), o.Then.Policy, o.Then.Reason)
+					}
+				}
+			})
+		},
+	}
+	c.Flags().StringSliceVar(&in.Down, "down", nil, "suppose that this `access point`, by ID or URL, is down (may be repeated)")
+	c.Flags().StringVar(&in.Tenant, "tenant", "", "suppose that this tenant chooses -policy")
+	c.Flags().StringVar(&in.Policy, "policy", "", "the policy that -tenant is supposed to choose")
+	c.Flags().BoolVar(&in.Rebalance, "rebalance", false, "suppose that paths are evened out, as by: mooring path rebalance")
+	c.Flags().BoolVar(&all, "all", false, "print also the paths that would stay")
+	return c
+}
+
+func pathRebalance(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "rebalance", Short: "Even out paths over access points, moving them under I/O", Args: usageArgs(cobra.NoArgs),
+		Long: "Have each tenant's policy put evenness before staying. See first what would move with: mooring path simulate -rebalance",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := g.client().Do(c.Context(), "POST", "/v1/paths/rebalance", nil, nil); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), struct{}{}, "paths are as even as the policies allow; see: mooring path list")
 		},
 	}
 }

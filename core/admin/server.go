@@ -28,6 +28,7 @@ import (
 	"github.com/mooring-io/mooring/core/association"
 	"github.com/mooring-io/mooring/core/config"
 	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/core/path"
 	"github.com/mooring-io/mooring/core/supervisor"
 	"github.com/mooring-io/mooring/sdk"
 	"github.com/mooring-io/mooring/sdk/proto"
@@ -58,6 +59,7 @@ type Server struct {
 	Meta       *meta.Meta
 	Access     *access.Access
 	Hosts      *association.Service
+	Paths      *path.Engine
 	Supervisor *supervisor.Supervisor
 	Logger     hclog.Logger
 
@@ -111,6 +113,7 @@ func (s *Server) Handler() http.Handler {
 	m.HandleFunc("POST /v1/hosts/allow", answer(s.hostRule(true)))
 	m.HandleFunc("POST /v1/hosts/deny", answer(s.hostRule(false)))
 
+	s.tenantRoutes(m)
 	s.pathRoutes(m)
 
 	m.HandleFunc("GET /v1/plugins", answer(func(*http.Request) (any, error) { return s.plugins(), nil }))

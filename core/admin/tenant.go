@@ -2,7 +2,6 @@ package admin
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/mooring-io/mooring/core/meta"
 )
@@ -20,28 +19,13 @@ type TenantSet struct {
 	Policy string `json:"policy"`
 }
 
-// Path is where one host reaches one namespace. All access points that are not named
-// are inaccessible to it.
-type Path struct {
-	Host         string    `json:"host"`
-	Subsystem    string    `json:"subsystem"`
-	NSID         uint32    `json:"nsid"`
-	Optimized    string    `json:"optimized"`
-	NonOptimized []string  `json:"non_optimized"`
-	Policy       string    `json:"policy"` // who decided; "builtin": no policy has yet; "host": its writes
-	Reason       string    `json:"reason"`
-	Epoch        uint64    `json:"epoch"`
-	Since        time.Time `json:"since"` // that it is optimized there
-}
-
-func (s *Server) pathRoutes(m *http.ServeMux) {
+func (s *Server) tenantRoutes(m *http.ServeMux) {
 	m.HandleFunc("GET /v1/tenants", answer(s.tenants))
 	m.HandleFunc("POST /v1/tenants", answer(s.createTenant))
 	m.HandleFunc("PATCH /v1/tenants/{name}", answer(s.setTenant))
 	m.HandleFunc("DELETE /v1/tenants/{name}", answer(func(r *http.Request) (any, error) {
 		return struct{}{}, s.Meta.DeleteTenant(r.Context(), r.PathValue("name"))
 	}))
-	m.HandleFunc("GET /v1/paths", answer(s.paths))
 }
 
 func presentTenant(t meta.Tenant) Tenant {
@@ -79,20 +63,4 @@ func (s *Server) setTenant(r *http.Request) (any, error) {
 	}
 	t, err := s.Meta.Tenant(r.Context(), name)
 	return presentTenant(t), err
-}
-
-func (s *Server) paths(r *http.Request) (any, error) {
-	all, err := s.Meta.Paths(r.Context())
-	out := []Path{}
-	for _, p := range all {
-		x := Path{
-			Host: p.Key.Host.Name, Subsystem: p.Key.Subsystem, NSID: uint32(p.Key.NSID), Optimized: p.Optimized, NonOptimized: p.NonOptimized,
-			Policy: p.Policy, Reason: p.Reason, Epoch: uint64(p.Epoch), Since: p.Since,
-		}
-		if x.NonOptimized == nil {
-			x.NonOptimized = []string{}
-		}
-		out = append(out, x)
-	}
-	return out, err
 }

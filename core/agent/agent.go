@@ -257,7 +257,7 @@ func (a *agent) startServices(ctx context.Context, undo *stack) error {
 
 func (a *agent) startAdmin(_ context.Context, undo *stack) error {
 	a.server = &admin.Server{
-		Agent: a, Meta: a.meta, Access: a.access, Hosts: a.hosts, Supervisor: a.plugins, Logger: a.log.Named("admin"),
+		Agent: a, Meta: a.meta, Access: a.access, Hosts: a.hosts, Paths: a.paths, Supervisor: a.plugins, Logger: a.log.Named("admin"),
 	}
 	l, err := admin.Listen(a.cfg.Admin.Socket)
 	if err != nil {

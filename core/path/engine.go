@@ -187,11 +187,16 @@ func (e *Engine) commit(ctx context.Context, s *snapshot, name string, answer *p
 // Reconcile has the policy of each tenant decide anew where every connected host finds
 // its namespaces. A policy that fails changes nothing, but for what has no path that
 // its host could use: that is placed by Builtin. The error joins those of the policies.
-func (e *Engine) Reconcile(ctx context.Context) error {
+func (e *Engine) Reconcile(ctx context.Context) error { return e.decideAll(ctx, false) }
+
+// Rebalance is Reconcile, but evenness comes before staying.
+func (e *Engine) Rebalance(ctx context.Context) error { return e.decideAll(ctx, true) }
+
+func (e *Engine) decideAll(ctx context.Context, rebalance bool) error {
 	e.deciding.Lock()
 	defer e.deciding.Unlock()
 	for range 10 {
-		err := e.reconcile(ctx)
+		err := e.reconcile(ctx, rebalance)
 		if !errors.Is(err, meta.ErrConflict) {
 			return err
 		}
@@ -199,14 +204,14 @@ func (e *Engine) Reconcile(ctx context.Context) error {
 	return fmt.Errorf("place paths: %w", meta.ErrConflict)
 }
 
-func (e *Engine) reconcile(ctx context.Context) error {
+func (e *Engine) reconcile(ctx context.Context, rebalance bool) error {
 	s, err := e.all(ctx)
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for _, name := range s.policies() {
-		err := e.decide(ctx, s, name, false)
+		err := e.decide(ctx, s, name, rebalance)
 		if errors.Is(err, meta.ErrConflict) {
 			return err
 		}

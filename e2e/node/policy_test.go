@@ -1,6 +1,7 @@
 package node
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,19 @@ func TestPolicyKeepsHostsApart(t *testing.T) {
 	}
 	if s := first[0].state(); s != nvme.ANAOptimized {
 		t.Errorf("the first host's path moved: %v", s)
+	}
+	// What the operator is told agrees with what the hosts see.
+	if out, err := a.mooring("path", "explain", hostNQN+"-b", devNQN, "1"); err != nil || !strings.Contains(out, "optimized at dev/nvme-tcp://"+a.addresses[1]) || !strings.Contains(out, "it would stay") {
+		t.Errorf("explain: %v\n%s", err, out)
+	}
+	if out, err := a.mooring("path", "simulate", "-down", "nvme-tcp://"+a.addresses[1]); err != nil || !strings.Contains(out, "1 of 2 paths would move") || !strings.Contains(out, "is down") {
+		t.Errorf("simulate: %v\n%s", err, out)
+	}
+	if out, err := a.mooring("path", "simulate", "-rebalance"); err != nil || !strings.Contains(out, "0 of 2 paths would move") {
+		t.Errorf("simulate: %v\n%s", err, out)
+	}
+	if out, err := a.mooring("path", "rebalance"); err != nil {
+		t.Errorf("rebalance: %v\n%s", err, out)
 	}
 	block := make([]byte, 4096)
 	if err := second[1].write(0, block); err != nil {

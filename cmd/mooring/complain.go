@@ -59,6 +59,8 @@ func fix(c *cobra.Command, kind string) string {
 				}
 			}
 		}
+	case admin.KindFull:
+		return "free space on that file system, or delete volumes; what could not be done can be tried again at once"
 	case admin.KindInUse:
 		if parent := c.Parent(); parent != nil && (parent.Name() == "volume" || parent.Name() == "subsystem") {
 			return "mooring namespace detach SUBSYSTEM NSID takes a namespace away from its hosts; the data stays"

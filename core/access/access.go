@@ -378,7 +378,8 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 				err = extent.ErrMissing
 			}
 			status := ring.StatusPathLost
-			if errors.Is(err, extent.ErrNoSpace) || errors.Is(err, meta.ErrNoStore) {
+			full := errors.Is(err, extent.ErrNoSpace) || errors.Is(err, meta.ErrNoStore) || errors.Is(err, meta.ErrFull)
+			if full && e.state == extentAbsent { // else what is there cannot be reached for our own reasons
 				status = ring.StatusNoSpace
 			}
 			if !e.disowned { // that was said when it was found

@@ -144,5 +144,6 @@ const (
 	KindInUse    = "in_use"
 	KindManaged  = "managed"
 	KindConflict = "conflict"
+	KindFull     = "full"
 	KindInternal = "internal"
 )

@@ -166,6 +166,7 @@ func problem(err error) (Problem, int) {
 		{KindInUse, http.StatusConflict, []error{meta.ErrInUse}},
 		{KindExists, http.StatusConflict, []error{meta.ErrExists}},
 		{KindConflict, http.StatusConflict, []error{meta.ErrConflict}},
+		{KindFull, http.StatusInsufficientStorage, []error{meta.ErrFull}},
 	} {
 		for _, e := range k.errs {
 			if errors.Is(err, e) {

@@ -17,7 +17,7 @@ func TestOpenWithEmptyLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	key, value := []byte("key"), []byte("value")
-	if err := db.Update(func(tx *badger.Txn) error { return tx.Set(key, value) }); err != nil {
+	if err := db.Update(Demand{}, func(tx *Txn) error { return tx.Set(key, value) }); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {

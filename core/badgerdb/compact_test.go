@@ -22,21 +22,24 @@ func TestCompact(t *testing.T) {
 		if round == 1000 {
 			t.Fatal("tables never pile up")
 		}
-		b := db.NewWriteBatch()
-		for k := range keys {
-			if err := b.Set(fmt.Append(nil, k), []byte(value(round))); err != nil {
+		for from := 0; from < keys; from += keys / 5 {
+			if err := db.Update(Demand{}, func(tx *Txn) error {
+				for k := from; k < from+keys/5; k++ {
+					if err := tx.Set(fmt.Append(nil, k), []byte(value(round))); err != nil {
+						return err
+					}
+				}
+				return nil
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := b.Flush(); err != nil {
-			t.Fatal(err)
-		}
 	}
-	if err := db.Flatten(1); err != nil {
+	if err := db.db.Flatten(1); err != nil {
 		t.Fatal(err)
 	}
 	if db.crowded() {
-		t.Errorf("%d tables are left in level 0", db.Levels()[0].NumTables)
+		t.Errorf("%d tables are left in level 0", db.db.Levels()[0].NumTables)
 	}
 	err = db.View(func(tx *badger.Txn) error {
 		for k := range keys {

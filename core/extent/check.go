@@ -196,7 +196,7 @@ func RebuildIndex(ctx context.Context, fsys vfs.FS, dir string, index IndexOpene
 		}
 		for len(stale) > 0 {
 			n := min(len(stale), 1000)
-			if err := x.Update(nil, stale[:n]); err != nil {
+			if err := x.Update(nil, stale[:n], false); err != nil {
 				return err
 			}
 			stale = stale[n:]
@@ -204,13 +204,13 @@ func RebuildIndex(ctx context.Context, fsys vfs.FS, dir string, index IndexOpene
 		var put []Record
 		for _, r := range found {
 			if put = append(put, r); len(put) == 1000 {
-				if err := x.Update(put, nil); err != nil {
+				if err := x.Update(put, nil, false); err != nil {
 					return err
 				}
 				put = nil
 			}
 		}
-		if err := x.Update(put, nil); err != nil {
+		if err := x.Update(put, nil, false); err != nil {
 			return err
 		}
 		return errors.Join(x.Bind(sb.store), fsys.SyncDir(dir)) // last: an index half rebuilt is not accepted

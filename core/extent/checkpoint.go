@@ -122,7 +122,7 @@ func (s *Store) takeRound() bool {
 		if ref.page == headerRef && ref.ext.sealing {
 			continue
 		}
-		if !ref.ext.gone {
+		if !ref.ext.deleted {
 			c.round = append(c.round, ref)
 		}
 		rest--

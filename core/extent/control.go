@@ -2,6 +2,7 @@ package extent
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -60,15 +61,19 @@ func (c *controlOp) finish(s *Store, err error) {
 	}
 }
 
-// indexed updates the index and runs then; an error of the index ends the store, since what it holds is unknown then.
-func (s *Store) indexed(u indexUpdate, then func()) {
+// indexed updates the index and runs then, or refused when the index has no room; any other error of the index ends the store, since
+// what it holds is unknown then.
+func (s *Store) indexed(u indexUpdate, then func(), refused func(error)) {
 	s.out++
 	u.done = func(err error) {
 		s.out--
-		if err != nil {
+		switch {
+		case s.failure != nil:
+		case errors.Is(err, ErrNoSpace):
+			refused(err)
+		case err != nil:
 			s.fail(fmt.Errorf("index: %w", err))
-		}
-		if s.failure == nil {
+		default:
 			then()
 		}
 	}
@@ -151,10 +156,26 @@ func (s *Store) createIn(c *controlOp, id ID, w Seal) {
 	}
 	s.writeSlot(s.geo.pageSlot(area, 0, -1), c.buf, func() {
 		s.writeSync(s.geo.pageSlot(area, 1, -1), c.buf, func() {
-			s.indexed(indexUpdate{put: []Record{e.record(w.Gen, StateLive)}}, func() {
+			s.indexed(indexUpdate{put: []Record{e.record(w.Gen, StateLive)}, fresh: true}, func() {
 				s.addExtent(e)
 				s.end(id, c, nil)
+			}, func(err error) {
+				s.abandon(c, e, err)
 			})
+		})
+	})
+}
+
+// abandon ends the making of an extent that the index has no room for. Its identity is wiped like a deleted one's, so that a rebuilt index
+// does not find it.
+func (s *Store) abandon(c *controlOp, e *Extent, err error) {
+	clear(c.buf[:BlockSize])
+	page := c.buf[:BlockSize]
+	s.writeSlot(s.geo.pageSlot(e.area, 1, -1), page, func() {
+		s.writeSync(s.geo.pageSlot(e.area, 0, -1), page, func() {
+			s.areas = append(s.areas, e.area)
+			e.free()
+			s.end(e.id, c, err)
 		})
 	})
 }
@@ -213,6 +234,9 @@ func (s *Store) seal(id ID, w Seal, was *Sealed, done func(error)) {
 				s.indexed(indexUpdate{put: []Record{e.record(w.Gen, StateLive)}}, func() {
 					e.gen, e.fenced, e.sealing = w.Gen, false, false
 					s.end(id, c, nil)
+				}, func(err error) { // as a crash would leave it: fenced until a seal succeeds
+					e.sealing = false
+					s.end(id, c, err)
 				})
 			})
 		})
@@ -249,14 +273,22 @@ func (s *Store) delete(id ID, done func(error)) {
 	e.gone = true
 	s.drain(e, func() {
 		s.indexed(indexUpdate{put: []Record{e.record(e.gen, StateDeleting)}}, func() {
-			s.writeSlot(s.geo.pageSlot(e.area, 1, -1), c.buf, func() {
-				s.writeSync(s.geo.pageSlot(e.area, 0, -1), c.buf, func() {
-					s.indexed(indexUpdate{remove: []ID{id}}, func() {
-						s.forget(e)
-						s.end(id, c, nil)
+			e.deleted = true
+			s.drain(e, func() { // of a checkpoint's round
+				s.writeSlot(s.geo.pageSlot(e.area, 1, -1), c.buf, func() {
+					s.writeSync(s.geo.pageSlot(e.area, 0, -1), c.buf, func() {
+						s.indexed(indexUpdate{remove: []ID{id}}, func() {
+							s.forget(e)
+							s.end(id, c, nil)
+						}, func(err error) { // gone for everybody but the index: the next attempt, or the next opening, ends it
+							s.end(id, c, err)
+						})
 					})
 				})
 			})
+		}, func(err error) {
+			e.gone = false
+			s.end(id, c, err)
 		})
 	})
 }

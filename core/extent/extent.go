@@ -27,7 +27,7 @@ var (
 	ErrFenced = errors.New("generation is fenced")
 	// ErrCorrupt says that a block's checksum does not match or that the medium cannot read it.
 	ErrCorrupt = errors.New("data is corrupt")
-	// ErrNoSpace says that a block never written before found no room. Overwrites do not get it.
+	// ErrNoSpace says that a block never written before, or a change of the index, found no room. Overwrites do not get it.
 	ErrNoSpace = errors.New("extent store is full")
 	// ErrStoreFailed says that a write or sync of this store failed earlier; only a new Open can serve again.
 	ErrStoreFailed = errors.New("extent store has failed")
@@ -169,8 +169,9 @@ type Record struct {
 type Index interface {
 	// Load calls fn with every record.
 	Load(fn func(Record) error) error
-	// Update puts and removes records in one transaction; it is durable when it returns.
-	Update(put []Record, remove []ID) error
+	// Update puts and removes records in one transaction; it is durable when it returns. ErrNoSpace says that nothing was changed and that
+	// it may be tried again; it comes sooner when fresh says that the records are those of new extents.
+	Update(put []Record, remove []ID, fresh bool) error
 	// Owner returns the store that the index was bound to, or uuid.Nil for a new index.
 	Owner() (uuid.UUID, error)
 	// Bind makes the index belong to a store; it is durable when it returns.

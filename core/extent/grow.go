@@ -1,6 +1,8 @@
 package extent
 
 import (
+	"fmt"
+
 	"github.com/mooring-io/mooring/core/vfs"
 )
 
@@ -16,6 +18,8 @@ const (
 const (
 	zeroBytes  = 1 << 20
 	zeroFlying = 2 // requests at the disk
+
+	leaveFree = 64 << 20 // bytes of the file system that the data file leaves, for the index among others; less on small ones
 )
 
 // growth adds segments to the data file ahead of need. Queue's goroutine only.
@@ -59,9 +63,15 @@ func (s *Store) stepGrowth() {
 		return
 	}
 	g.wanted = false
-	g.state, g.failed = growAllocate, 0
 	off := (int64(s.geo.first) + int64(s.slots.total())) * BlockSize
 	g.off, g.end = off, off+int64(s.geo.segment)*BlockSize
+	// A file system that is full says so when it has given away all that it had.
+	leave := min(leaveFree, int64(s.limit)*BlockSize/8)
+	if free, err := s.o.FS.Free(s.o.Dir); err == nil && free < g.end-off+leave {
+		s.cannotGrow(fmt.Errorf("%d MiB are free, and %d are left to others", free>>20, leave>>20))
+		return
+	}
+	g.state, g.failed = growAllocate, 0
 	s.submit(&vfs.Op{Kind: vfs.OpAllocate, File: s.file, Off: off, Len: g.end - off, Done: s.segmentAllocated})
 }
 
@@ -69,10 +79,7 @@ func (s *Store) segmentAllocated(op *vfs.Op) {
 	g := &s.grow
 	s.out--
 	if op.Err != nil {
-		// No damage: the store goes on with what it has.
-		s.log.Warn("data file cannot grow", "store", s.id, "bytes", op.Off+op.Len, "error", op.Err)
-		g.state, g.failed = growIdle, max(1, s.clock())
-		s.growthEnded()
+		s.cannotGrow(op.Err)
 		return
 	}
 	g.state = growZero
@@ -90,6 +97,15 @@ func (s *Store) segmentAllocated(op *vfs.Op) {
 		s.zeroNext(g.ops[i])
 	}
 	s.segmentReady()
+}
+
+// cannotGrow lets the store go on with what it has, and try again later.
+func (s *Store) cannotGrow(err error) {
+	if s.grow.failed == 0 {
+		s.log.Warn("data file cannot grow; it is tried again", "store", s.id, "bytes", s.grow.end, "error", err)
+	}
+	s.grow.state, s.grow.failed = growIdle, max(1, s.clock())
+	s.growthEnded()
 }
 
 func (s *Store) zeroNext(op *vfs.Op) {

@@ -43,7 +43,7 @@ func (m *MemoryIndex) Load(fn func(Record) error) error {
 }
 
 // Update implements Index.
-func (m *MemoryIndex) Update(put []Record, remove []ID) error {
+func (m *MemoryIndex) Update(put []Record, remove []ID, _ bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range put {
@@ -85,6 +85,7 @@ type indexer struct {
 type indexUpdate struct {
 	put    []Record
 	remove []ID
+	fresh  bool // of a new extent
 	done   func(error)
 }
 
@@ -103,7 +104,7 @@ func newIndexer(index Index, post func(func())) *indexer {
 // update makes the change durable and then runs done on the queue's goroutine. At most indexBacklog may be under way.
 func (x *indexer) update(u indexUpdate) {
 	if x.work == nil {
-		u.done(x.index.Update(u.put, u.remove))
+		u.done(x.index.Update(u.put, u.remove, u.fresh))
 		return
 	}
 	x.work <- u
@@ -111,12 +112,25 @@ func (x *indexer) update(u indexUpdate) {
 
 func (x *indexer) run() {
 	defer close(x.ended)
-	for u := range x.work {
-		group := []indexUpdate{u}
+	var held *indexUpdate // of another kind than the group before it
+	for {
+		var group []indexUpdate
+		if held != nil {
+			group, held = append(group, *held), nil
+		} else if u, ok := <-x.work; ok {
+			group = append(group, u)
+		} else {
+			return
+		}
 		for more := true; more && len(group) < 128; {
 			select {
 			case v, ok := <-x.work:
-				if more = ok; ok {
+				switch {
+				case !ok:
+					more = false
+				case v.fresh != group[0].fresh:
+					held, more = &v, false
+				default:
 					group = append(group, v)
 				}
 			default:
@@ -128,7 +142,7 @@ func (x *indexer) run() {
 		for _, g := range group {
 			put, remove = append(put, g.put...), append(remove, g.remove...)
 		}
-		err := x.index.Update(put, remove)
+		err := x.index.Update(put, remove, group[0].fresh)
 		x.post(func() {
 			for _, g := range group {
 				g.done(err)

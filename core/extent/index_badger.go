@@ -32,6 +32,9 @@ func OpenBadgerIndex(dir string, log hclog.Logger) (Index, error) {
 		WithMemTableSize(8 << 20).WithNumMemtables(2).WithCompression(options.None).WithBlockCacheSize(0).
 		WithValueThreshold(1 << 10).WithValueLogFileSize(16 << 20).WithDetectConflicts(false)
 	db, err := badgerdb.Open(o)
+	if errors.Is(err, badgerdb.ErrNoSpace) {
+		return nil, fmt.Errorf("open index: %w: %w", ErrNoSpace, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
 	}
@@ -83,21 +86,29 @@ func (x *badgerIndex) Load(fn func(Record) error) error {
 	})
 }
 
-func (x *badgerIndex) Update(put []Record, remove []ID) error {
-	tx := x.db.NewTransaction(true)
-	defer tx.Discard()
-	for _, r := range put {
-		k := badgerKey(r.ID)
-		if err := tx.Set(k, badgerValue(k, r)); err != nil {
-			return fmt.Errorf("update index: %w", err)
-		}
+func (x *badgerIndex) Update(put []Record, remove []ID, fresh bool) error {
+	d := badgerdb.Demand{}
+	if fresh {
+		d.Log = badgerdb.Reserve
 	}
-	for _, id := range remove {
-		if err := tx.Delete(badgerKey(id)); err != nil {
-			return fmt.Errorf("update index: %w", err)
+	err := x.db.Update(d, func(tx *badgerdb.Txn) error {
+		for _, r := range put {
+			k := badgerKey(r.ID)
+			if err := tx.Set(k, badgerValue(k, r)); err != nil {
+				return err
+			}
 		}
+		for _, id := range remove {
+			if err := tx.Delete(badgerKey(id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, badgerdb.ErrNoSpace) {
+		return fmt.Errorf("update index: %w: %w", ErrNoSpace, err)
 	}
-	if err := tx.Commit(); err != nil {
+	if err != nil {
 		return fmt.Errorf("update index: %w", err)
 	}
 	return nil
@@ -126,7 +137,7 @@ func (x *badgerIndex) Owner() (owner uuid.UUID, err error) {
 }
 
 func (x *badgerIndex) Bind(store uuid.UUID) error {
-	err := x.db.Update(func(tx *badger.Txn) error { return tx.Set(badgerOwnerKey, store[:]) })
+	err := x.db.Update(badgerdb.Demand{}, func(tx *badgerdb.Txn) error { return tx.Set(badgerOwnerKey, store[:]) })
 	if err != nil {
 		return fmt.Errorf("bind index: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
@@ -647,7 +648,11 @@ func own(sb superblock, index Index) error {
 // settle makes what load found durable under a new incarnation: what was rejected can never come back.
 func (m *image) settle(index Index) error {
 	d := m.disk
-	if err := d.extend(int64(m.geo.first) + int64(m.slots.total())); err != nil {
+	err := d.extend(int64(m.geo.first) + int64(m.slots.total()))
+	if errors.Is(err, syscall.ENOSPC) && m.slots.drop() {
+		err = nil // it was never whole: the file system was full when it was to be added
+	}
+	if err != nil {
 		return err
 	}
 	if err := d.sync(); err != nil { // what was accepted, before pages that refer to it
@@ -689,7 +694,7 @@ func (m *image) settle(index Index) error {
 				return err
 			}
 		}
-		if err := index.Update(nil, []ID{r.ID}); err != nil {
+		if err := index.Update(nil, []ID{r.ID}, false); err != nil {
 			return err
 		}
 	}

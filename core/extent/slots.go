@@ -27,6 +27,17 @@ func (a *slots) grow() {
 	a.release(a.first+from, a.segment)
 }
 
+// drop takes the last segment away if all of it is free, and tells whether it did.
+func (a *slots) drop() bool {
+	last := len(a.segFree) - 1
+	if last < 0 || a.segFree[last] != a.segment {
+		return false
+	}
+	a.take(a.first+uint32(last)*a.segment, a.segment)
+	a.segFree = a.segFree[:last]
+	return true
+}
+
 func (a *slots) contains(slot uint32) bool { return slot >= a.first && slot-a.first < a.total() }
 
 func (a *slots) isFree(slot uint32) bool {

@@ -104,7 +104,8 @@ type Extent struct {
 	sealing   bool // the header page is being written by a seal
 	headDirty bool // the header page is in the list of the next checkpoint
 	fenced    bool // a seal is under way: every generation is refused
-	gone      bool // deleted, or about to be
+	gone      bool // deleted, or about to be: no IO is admitted
+	deleted   bool // the index has it as such: its pages are not kept up any more
 	inflight  int  // IOs admitted and not completed, pages in a checkpoint's round
 	unsynced  int  // of them, those that wait for a sync
 	drained   func()

@@ -46,6 +46,8 @@ var (
 	ErrWrongCluster = errors.New("belongs to another cluster")
 	// ErrNoStore says that no active store can take a new extent.
 	ErrNoStore = errors.New("no extent store can take it")
+	// ErrFull says that the Meta store has no space for it; nothing was changed.
+	ErrFull = store.ErrFull
 	// ErrNewer says that a record was written by a newer version of Mooring.
 	ErrNewer = errors.New("written by a newer version of Mooring")
 )

@@ -149,6 +149,7 @@ func (m *Meta) CreateSubsystem(ctx context.Context, s Subsystem) (Subsystem, err
 		if err := m.openTenant(ctx, x, s.Tenant); err != nil {
 			return err
 		}
+		x.Optional = true
 		x.create(keyTenantSub(s.Tenant, s.NQN), true)
 		x.create(keySubsystem(s.NQN), s)
 		return nil
@@ -347,6 +348,7 @@ func (m *Meta) AttachNamespace(ctx context.Context, n Namespace) (Namespace, err
 		out.ANAGroup = uint32(out.NSID)
 		s.NextNSID = out.NSID%NSID(s.Namespaces) + 1
 		x.at(keyVolume(n.Volume), vrev)
+		x.Optional = true
 		x.create(keyAttached(n.Volume), Attachment{Subsystem: n.Subsystem, NSID: out.NSID})
 		x.create(keyNamespace(n.Subsystem, out.NSID), out)
 		return nil

@@ -180,6 +180,7 @@ func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
 		if _, _, err := load[Volume](ctx, m, keyVolume(v.ID)); !isNotFound(err) {
 			return errors.Join(fmt.Errorf("volume ID %s: %w", v.ID, ErrExists), err)
 		}
+		x.Optional = true
 		x.create(keyVolumeName(v.Tenant, v.Name), v.ID)
 		x.create(keyVolume(v.ID), v)
 		out = v

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -229,12 +230,18 @@ func (c *catalog) described(name, sum string, d *proto.Description) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.entries[name]
-	if !ok || e.SHA256 != sum || string(e.Description) == string(b) {
+	if !ok || e.SHA256 != sum || sameJSON(e.Description, b) {
 		return nil
 	}
 	e.Description = b
 	c.entries[name] = e
 	return c.save()
+}
+
+// sameJSON tells whether a and b differ in white space at most: the file is indented, and what protojson makes varies.
+func sameJSON(a, b []byte) bool {
+	var x, y bytes.Buffer
+	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
 }
 
 var pluginName = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)

@@ -16,7 +16,7 @@ var blockStatuses = [...]struct{ read, write nvme.Status }{
 	block.StatusCompareFailed:       {nvme.StatusCompareFailure.WithDNR(), nvme.StatusCompareFailure.WithDNR()},
 	block.StatusReservationConflict: {nvme.StatusReservationConflict.WithDNR(), nvme.StatusReservationConflict.WithDNR()},
 	block.StatusOutOfRange:          {nvme.StatusLBAOutOfRange.WithDNR(), nvme.StatusLBAOutOfRange.WithDNR()},
-	block.StatusNoSpace:             {nvme.StatusInternalError, nvme.StatusCapacityExceeded.WithDNR()},
+	block.StatusNoSpace:             {nvme.StatusInternalError, nvme.StatusCapacityExceeded},
 	block.StatusPathLost:            {nvme.StatusANATransition, nvme.StatusANATransition}, // or what the ANA state says
 	block.StatusRetry:               {nvme.StatusANATransition, nvme.StatusANATransition},
 	block.StatusAborted:             {nvme.StatusAbortPreempt, nvme.StatusAbortPreempt}, // or AbortRequested, if we asked

@@ -45,7 +45,7 @@ var (
 	// ErrUnavailable says that the store was out of reach, or without a majority; whether a
 	// Commit that ends with it was carried out is unknown. It may be tried again.
 	ErrUnavailable = errors.New("Meta store is unavailable")
-	// ErrFull says that the store takes no more writes until it has space again.
+	// ErrFull says that the store takes no more writes until it has space again; nothing was changed.
 	ErrFull = errors.New("Meta store is full")
 	// ErrClosed says that the store is closed or closing.
 	ErrClosed = errors.New("store is closed")
@@ -86,6 +86,9 @@ type Txn struct {
 	If     []Cond
 	Put    []Put
 	Delete []string
+	// Optional transactions get ErrFull while there is still space for the others: what
+	// makes something new gives way to what keeps a node going and what frees space.
+	Optional bool
 }
 
 // Hint says that something changed. Hints are merged and may be repeated or
@@ -105,7 +108,7 @@ type Store interface {
 	// fn may call the store, but sees later revisions then.
 	Range(ctx context.Context, prefix string, fn func(KV) error) error
 	// Commit applies a transaction and returns its revision. ErrConflict,
-	// ErrSessionExpired and ErrInvalid mean that nothing was changed; after any
+	// ErrSessionExpired, ErrFull and ErrInvalid mean that nothing was changed; after any
 	// other error the outcome is unknown, and only reading tells.
 	Commit(ctx context.Context, t Txn) (Revision, error)
 	// Watch returns a channel of hints about keys under prefix. The first hint, with

@@ -171,7 +171,7 @@ func (s *Store) dropBound(session []byte) ([]string, error) {
 		return nil, err
 	}
 	var gone []string
-	err = s.db.Update(func(t *badgerdb.Txn) error {
+	err = s.db.Update(durable.Demand{}, func(t *durable.Txn) error {
 		for _, m := range marks {
 			gone = append(gone, string(m[9:]))
 			if err := t.Delete(m); err != nil {
@@ -353,7 +353,7 @@ func (s *Store) commits() {
 
 // serve carries out requests in order, as few writes as possible.
 func (s *Store) serve(batch []*request) {
-	var t *badgerdb.Txn
+	var t *durable.Txn
 	var open []*request // applied to t, not committed
 	flush := func() {
 		if t == nil {
@@ -368,9 +368,12 @@ func (s *Store) serve(batch []*request) {
 			s.special(r)
 			continue
 		}
+		if len(open) > 0 && open[0].txn.Optional != r.txn.Optional {
+			flush()
+		}
 		for {
 			if t == nil {
-				t = s.db.NewTransaction(true)
+				t = s.db.Begin()
 			}
 			before := s.rev
 			err := s.apply(t, r)
@@ -404,7 +407,7 @@ func (s *Store) serve(batch []*request) {
 
 // replay commits requests that fitted into one transaction before.
 func (s *Store) replay(open []*request) {
-	t := s.db.NewTransaction(true)
+	t := s.db.Begin()
 	for _, r := range open {
 		if err := s.apply(t, r); err != nil {
 			t.Discard()
@@ -417,7 +420,7 @@ func (s *Store) replay(open []*request) {
 
 // apply checks a request against t and writes it there. ErrConflict and
 // ErrSessionExpired leave t as it was.
-func (s *Store) apply(t *badgerdb.Txn, r *request) error {
+func (s *Store) apply(t *durable.Txn, r *request) error {
 	for _, c := range r.txn.If {
 		rev, _, err := current(t, c.Key)
 		if err != nil {
@@ -462,7 +465,7 @@ func (s *Store) apply(t *badgerdb.Txn, r *request) error {
 	return t.Set(revKey, binary.LittleEndian.AppendUint64(nil, uint64(s.rev)))
 }
 
-func (s *Store) put(t *badgerdb.Txn, p store.Put) error {
+func (s *Store) put(t *durable.Txn, p store.Put) error {
 	_, old, err := current(t, p.Key)
 	if err != nil {
 		return err
@@ -483,7 +486,7 @@ func (s *Store) put(t *badgerdb.Txn, p store.Put) error {
 }
 
 // current returns the revision and session of a key, 0 if it does not exist.
-func current(t *badgerdb.Txn, key string) (store.Revision, store.SessionID, error) {
+func current(t *durable.Txn, key string) (store.Revision, store.SessionID, error) {
 	item, err := t.Get(inner(key))
 	if errors.Is(err, badgerdb.ErrKeyNotFound) {
 		return 0, 0, nil
@@ -496,12 +499,19 @@ func current(t *badgerdb.Txn, key string) (store.Revision, store.SessionID, erro
 }
 
 // finish commits t and tells everybody.
-func (s *Store) finish(t *badgerdb.Txn, open []*request) {
+func (s *Store) finish(t *durable.Txn, open []*request) {
 	if len(open) == 0 {
 		t.Discard()
 		return
 	}
-	if err := t.Commit(); err != nil {
+	switch err := s.db.Commit(t, demand(open[0])); {
+	case errors.Is(err, durable.ErrNoSpace):
+		s.rev -= store.Revision(len(open))
+		for _, r := range open {
+			r.finish(full(err))
+		}
+		return
+	case err != nil:
 		s.failAll(open, err)
 		return
 	}
@@ -510,6 +520,18 @@ func (s *Store) finish(t *badgerdb.Txn, open []*request) {
 		s.hub.Notify(r.changed)
 	}
 }
+
+// freeForNew is how many bytes the file system must have free for something new.
+const freeForNew = 8 << 20
+
+func demand(r *request) durable.Demand {
+	if r.txn.Optional {
+		return durable.Demand{Log: durable.Reserve, Free: freeForNew}
+	}
+	return durable.Demand{}
+}
+
+func full(err error) error { return fmt.Errorf("%w: %w", store.ErrFull, err) }
 
 // failAll ends the store: after a failed write nobody knows what the medium holds.
 func (s *Store) failAll(open []*request, err error) {
@@ -546,6 +568,10 @@ func (s *Store) special(r *request) {
 	}
 	for _, id := range s.sessions.Expired() {
 		gone, err := s.dropBound(binary.LittleEndian.AppendUint64(nil, uint64(id)))
+		if errors.Is(err, durable.ErrNoSpace) {
+			r.finish(full(err))
+			return
+		}
 		if err != nil {
 			r.finish(s.fail(err))
 			return
@@ -613,20 +639,27 @@ func (s *Store) fill(r *request) error {
 	if err != nil {
 		return s.fail(err)
 	}
-	b := s.db.NewWriteBatch()
-	defer b.Cancel()
+	t := s.db.Begin()
+	defer func() { t.Discard() }()
+	n := 0
 	s.rev++
 	err = store.ReadBackup(r.restore, func(kv store.KV) error {
 		v := binary.LittleEndian.AppendUint64(make([]byte, 0, headBytes+len(kv.Value)), uint64(s.rev))
 		v = append(binary.LittleEndian.AppendUint64(v, 0), kv.Value...)
 		r.changed = append(r.changed, kv.Key)
-		return b.Set(inner(kv.Key), v)
+		if n += len(kv.Key) + len(v); n > store.MaxBytes {
+			if err := s.db.Commit(t, durable.Demand{Free: freeForNew}); err != nil {
+				return err
+			}
+			t, n = s.db.Begin(), 0
+		}
+		return t.Set(inner(kv.Key), v)
 	})
 	if err == nil {
-		err = b.Set(revKey, binary.LittleEndian.AppendUint64(nil, uint64(s.rev)))
+		err = t.Set(revKey, binary.LittleEndian.AppendUint64(nil, uint64(s.rev)))
 	}
 	if err == nil {
-		err = b.Flush()
+		err = s.db.Commit(t, durable.Demand{Free: freeForNew})
 	}
 	if err != nil {
 		_ = s.fail(err) // half of it may be there: this store is not to be used

@@ -12,6 +12,7 @@ import (
 	"github.com/mooring-io/mooring/core/admin"
 	"github.com/mooring-io/mooring/core/config"
 	"github.com/mooring-io/mooring/core/supervisor"
+	"github.com/mooring-io/mooring/core/vfs"
 )
 
 // Info implements admin.Agent.
@@ -60,6 +61,7 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 			add("error", fmt.Sprintf("store %s: %d blocks did not match their checksum", s.name, st.CorruptBlocks), "replace the disk; restore the volumes concerned from a backup")
 		}
 	}
+	out = append(out, a.doctorSpace()...)
 	for _, p := range a.plugins.List() {
 		switch {
 		case p.State == supervisor.StateRefused || p.State == supervisor.StateWaiting:
@@ -95,6 +97,31 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 	var lim unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur < 8192 {
 		add("ok", fmt.Sprintf("at most %d files may be open; each connection takes one", lim.Cur), "raise it with ulimit -n, or LimitNOFILE in the unit")
+	}
+	return out
+}
+
+// lowSpace is how many bytes of free space in a file system are few for the metadata in it.
+const lowSpace = 32 << 20
+
+// doctorSpace looks at the file systems that metadata and stores are on.
+func (a *agent) doctorSpace() (out []admin.Finding) {
+	dirs := []string{metaDir(a.config())}
+	for _, s := range a.openedStores() {
+		dirs = append(dirs, s.path)
+	}
+	seen := map[uint64]bool{}
+	for _, dir := range dirs {
+		var st unix.Stat_t
+		free, err := vfs.NewOS().Free(dir)
+		if err != nil || unix.Stat(dir, &st) != nil || seen[st.Dev] || free >= lowSpace {
+			continue
+		}
+		seen[st.Dev] = true
+		out = append(out, admin.Finding{
+			Level: "error", What: fmt.Sprintf("the file system of %s has %s left: new volumes and extents are refused there", dir, config.FormatSize(free)),
+			Fix: "free space there; nothing has to be started again",
+		})
 	}
 	return out
 }

@@ -169,6 +169,9 @@ func fullFileSystem(t *testing.T, dir string) {
 		if out, err := a.cli("volume", "create", "new", "-size", "1GiB"); err == nil || !strings.Contains(out, dir) {
 			t.Fatalf("volume create on a full file system: %v\n%s", err, out)
 		}
+		if out, err := a.cli("doctor"); err == nil || !strings.Contains(out, "file system of "+dir) {
+			t.Errorf("doctor on a full file system: %v\n%s", err, out)
+		}
 		fill(t, dir)
 	}
 	mark := byte('a')

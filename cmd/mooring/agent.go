@@ -33,6 +33,9 @@ namespace 1 of nqn.2026-11.io.mooring:dev for any host, on 127.0.0.1:4420.`,
 					return &usageError{fmt.Errorf("-listen: %w", err)}
 				}
 			}
+			if o.Witness && o.Dev {
+				return &usageError{errors.New("-witness goes with -config")}
+			}
 			if file != "" {
 				cfg, err := config.Load(file)
 				if err != nil {
@@ -51,6 +54,7 @@ namespace 1 of nqn.2026-11.io.mooring:dev for any host, on 127.0.0.1:4420.`,
 	}
 	c.Flags().StringVar(&file, "config", "", "the node's HCL `file`")
 	c.Flags().BoolVar(&o.Dev, "dev", false, "a node to try things with")
+	c.Flags().BoolVar(&o.Witness, "witness", false, "only vote in the cluster's etcd: for a third machine beside two storage nodes")
 	c.Flags().StringVar(&o.DataDir, "data-dir", "", "with -dev: keep the data in this `folder`")
 	c.Flags().StringSliceVar(&o.Listen, "listen", nil, "with -dev: listen at this `URL` (may be repeated)")
 	c.Flags().BoolVar(&o.TrustPlugins, "trust-plugins", false, "run plugins of the plugin directory that changed since they were registered (-dev does)")

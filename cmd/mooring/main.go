@@ -137,7 +137,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), hostCommand(g), pluginCommand(g),
-		storeCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(g), metaCommand(g),
+		storeCommand(g), nodeCommand(g), clusterCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(g), metaCommand(g),
 	)
 	group(root)
 	for _, c := range root.Commands() {

@@ -29,7 +29,7 @@ type Status struct {
 
 // MetaStatus says how Meta is doing.
 type MetaStatus struct {
-	Engine  string        `json:"engine"` // badger
+	Engine  string        `json:"engine"` // badger or etcd
 	Session string        `json:"session"`
 	Left    time.Duration `json:"left"` // until the Meta session would end
 }
@@ -197,9 +197,64 @@ type StoreAdd struct {
 	Media    string `json:"media,omitempty"`
 }
 
+// Node is a node of the cluster, or the only one.
+type Node struct {
+	Name     string    `json:"name"`
+	ID       string    `json:"id"`
+	Address  string    `json:"address,omitempty"`
+	State    string    `json:"state"` // up, down or witness
+	Self     bool      `json:"self"`  // the one that was asked
+	Since    time.Time `json:"since"` // of its Meta session; zero: it has none
+	Witness  bool      `json:"witness"`
+	Vote     string    `json:"vote,omitempty"` // in the agents' etcd: votes, follows, or none
+	Stores   int       `json:"stores"`
+	Capacity int64     `json:"capacity"`
+}
+
+// Cluster says how the cluster's etcd fares.
+type Cluster struct {
+	ID       string   `json:"id"`
+	Embed    bool     `json:"embed"` // the agents run etcd
+	Members  []Member `json:"members"`
+	Warnings []string `json:"warnings"`
+}
+
+// Member is a member of etcd.
+type Member struct {
+	Name     string `json:"name"` // of the node, if the agents run etcd
+	Client   string `json:"client"`
+	Votes    bool   `json:"votes"`
+	Leads    bool   `json:"leads"`
+	Database int64  `json:"database_bytes"`
+	Quota    int64  `json:"quota_bytes,omitempty"` // 0: not known
+	Trouble  string `json:"trouble,omitempty"`     // such as NOSPACE
+}
+
+// TokenCreate asks for a join token.
+type TokenCreate struct {
+	Life time.Duration `json:"life"`
+}
+
+// Token is a join token: whoever has it can join, once.
+type Token struct {
+	Token string `json:"token"`
+}
+
+// Certificate is this node's own.
+type Certificate struct {
+	Node         string    `json:"node"`
+	Serial       string    `json:"serial"`
+	NotBefore    time.Time `json:"not_before"`
+	NotAfter     time.Time `json:"not_after"`
+	Due          bool      `json:"due"`           // for renewal
+	HasAuthority bool      `json:"has_authority"` // the key of the cluster's CA is here
+	Authorities  []string  `json:"authorities"`   // fingerprints of the CAs that are believed
+}
+
 // Event is one thing that happened.
 type Event struct {
-	Seq      uint64    `json:"seq"`
+	Node     string    `json:"node"` // UUID
+	Seq      uint64    `json:"seq"`  // of that node
 	Time     time.Time `json:"time"`
 	Severity string    `json:"severity"` // info, warning, error
 	Kind     string    `json:"kind"`

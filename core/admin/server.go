@@ -42,6 +42,11 @@ type Agent interface {
 	AddStore(context.Context, StoreAdd) (Store, error)
 	DrainStore(ctx context.Context, name string) error
 	RemoveStore(ctx context.Context, name string) error
+	Nodes(context.Context) ([]Node, error)
+	Cluster(context.Context) (Cluster, error)
+	JoinToken(ctx context.Context, life time.Duration) (string, error)
+	Certificate(context.Context) (Certificate, error)
+	RenewCertificate(context.Context) error
 	Listeners() []Access
 	Reload(context.Context) (ReloadReport, error)
 	Doctor(context.Context) []Finding
@@ -115,6 +120,7 @@ func (s *Server) Handler() http.Handler {
 
 	s.tenantRoutes(m)
 	s.pathRoutes(m)
+	s.clusterRoutes(m)
 
 	m.HandleFunc("GET /v1/plugins", answer(func(*http.Request) (any, error) { return s.plugins(), nil }))
 	m.HandleFunc("POST /v1/plugins", answer(s.addPlugin))
@@ -608,7 +614,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
-	var last uint64
+	last := map[uuid.UUID]uint64{} // sequence numbers are each node's own
 	changed := s.Meta.Watch(r.Context(), meta.TopicEvents)
 	for {
 		list, err := s.Meta.Events(r.Context(), 0)
@@ -616,11 +622,11 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		for _, e := range list {
-			if e.Seq <= last {
+			if e.Seq <= last[e.Node] {
 				continue
 			}
-			last = e.Seq
-			if enc.Encode(Event{Seq: e.Seq, Time: e.Time, Severity: string(e.Severity), Kind: e.Kind, Object: e.Object, Text: e.Message}) != nil {
+			last[e.Node] = e.Seq
+			if enc.Encode(Event{Node: e.Node.String(), Seq: e.Seq, Time: e.Time, Severity: string(e.Severity), Kind: e.Kind, Object: e.Object, Text: e.Message}) != nil {
 				return
 			}
 		}

@@ -27,7 +27,7 @@ import (
 	"github.com/mooring-io/mooring/core/association"
 	"github.com/mooring-io/mooring/core/config"
 	"github.com/mooring-io/mooring/core/meta"
-	"github.com/mooring-io/mooring/core/meta/store/badger"
+	"github.com/mooring-io/mooring/core/meta/store"
 	"github.com/mooring-io/mooring/core/path"
 	"github.com/mooring-io/mooring/core/supervisor"
 	"github.com/mooring-io/mooring/core/vfs"
@@ -43,6 +43,8 @@ type Options struct {
 	DataDir  string   // with Dev: keep the data here; "" is a temporary folder
 	Listen   []string // with Dev: URLs; none is DevListen
 	LogLevel string   // overrides the file's
+	// Witness runs a node that only votes in the cluster's etcd.
+	Witness bool
 	// TrustPlugins takes changed plugins of the plugin directory into the catalog.
 	TrustPlugins bool
 	Socket       string // overrides the file's control socket
@@ -60,19 +62,20 @@ type agent struct {
 	temp    string // to be removed at the end
 	id      meta.Identity
 
-	metaStore *badger.Store
-	meta      *meta.Meta
-	node      meta.Node
-	journal   *meta.Journal
-	session   *meta.Session
-	queue     vfs.Queue
-	reactor   *access.Reactor
-	access    *access.Access
-	paths     *path.Engine
-	hosts     *association.Service
-	plugins   *supervisor.Supervisor
-	server    *admin.Server
-	metrics   string // address that Prometheus can ask; "" is none
+	quorum *quorumLink // nil: a node of its own
+
+	meta    *meta.Meta
+	node    meta.Node
+	journal *meta.Journal
+	session *meta.Session
+	queue   vfs.Queue
+	reactor *access.Reactor
+	access  *access.Access
+	paths   *path.Engine
+	hosts   *association.Service
+	plugins *supervisor.Supervisor
+	server  *admin.Server
+	metrics string // address that Prometheus can ask; "" is none
 
 	addresses *path.Addresses
 	republish chan struct{} // capacity 1: a listener's state changed
@@ -118,20 +121,58 @@ func newAgent(o Options) (*agent, error) {
 // errSessionLost ends a life of the node whose leases are void.
 var errSessionLost = errors.New("the Meta session was lost: the node stood still for longer than limits.session_ttl")
 
+// metaAgain is how long a node that starts waits before it asks for its metadata again.
+const metaAgain = time.Second
+
 // run lives one life after the other: a node that lost its Meta session ends
-// everything in order and begins again with a new one, as after a crash.
+// everything in order and begins again with a new one, as after a crash. So does one
+// whose metadata is out of reach while it starts. The node's etcd member outlives both.
 func (a *agent) run(ctx context.Context) (err error) {
 	if a.temp != "" {
 		defer func() { err = errors.Join(err, os.RemoveAll(a.temp)) }()
+	}
+	var outer stack
+	defer func() { err = errors.Join(err, outer.run()) }()
+	if err := a.takeDataDir(&outer); err != nil {
+		return fmt.Errorf("take the data directory: %w", err)
+	}
+	if err := a.linkQuorum(ctx, &outer); err != nil {
+		return fmt.Errorf("join the cluster's etcd: %w", err)
+	}
+	if a.o.Witness {
+		return a.witness(ctx)
 	}
 	for {
 		var undo stack
 		err := a.live(ctx, &undo)
 		ended := undo.run()
-		if !errors.Is(err, errSessionLost) || ended != nil || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			return ended // it was told to stop while it started
+		case ended != nil || ctx.Err() != nil:
 			return errors.Join(err, ended)
+		case errors.Is(err, errSessionLost):
+			a.log.Warn("the node begins again, with a new Meta session")
+		case errors.Is(err, store.ErrUnavailable) && a.quorum != nil:
+			a.log.Warn("the cluster's metadata is out of reach; the node waits for it", "error", err)
+			if !a.waitAgain(ctx) {
+				return nil
+			}
+		default:
+			return err
 		}
-		a.log.Warn("the node begins again, with a new Meta session")
+	}
+}
+
+// waitAgain waits before the next attempt to start, and says whether to make it. The
+// service manager is told that the start goes on.
+func (a *agent) waitAgain(ctx context.Context) bool {
+	_, _ = daemon.SdNotify(false, "EXTEND_TIMEOUT_USEC=60000000") // nothing to do without systemd
+	select {
+	case <-time.After(metaAgain):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -165,13 +206,13 @@ func (a *agent) start(ctx context.Context, undo *stack) error {
 		what string
 		fn   func(context.Context, *stack) error
 	}{
-		{"take the data directory", a.takeDataDir},
 		{"open the metadata", a.openMeta},
 		{"start the reactor", a.startReactor},
 		{"open the stores", a.openStores},
 		{"finish what was left", a.finishLeftovers},
 		{"apply the configuration", a.applyObjects},
 		{"start the services", a.startServices},
+		{"listen for other nodes", a.startDoor},
 		{"start the admin API", a.startAdmin},
 		{"start the plugins", a.startPlugins},
 	} {
@@ -183,23 +224,29 @@ func (a *agent) start(ctx context.Context, undo *stack) error {
 }
 
 // takeDataDir makes the data directory this process's own.
-func (a *agent) takeDataDir(_ context.Context, undo *stack) error {
-	dir := a.cfg.DataDir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+func (a *agent) takeDataDir(undo *stack) error {
+	f, err := lockDataDir(a.cfg.DataDir)
 	if err != nil {
 		return err
 	}
+	undo.push(f.Close)
+	return nil
+}
+
+// lockDataDir makes a data directory this process's own until the file is closed.
+func lockDataDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return fmt.Errorf("another agent uses %s; stop it first, or name another data directory", dir)
+		return nil, fmt.Errorf("another agent uses %s; stop it first, or name another data directory", dir)
 	}
-	undo.push(func() error {
-		return f.Close()
-	})
-	return nil
+	return f, nil
 }
 
 func (a *agent) startReactor(_ context.Context, undo *stack) error {
@@ -278,11 +325,14 @@ func (a *agent) startAdmin(_ context.Context, undo *stack) error {
 
 // serve runs an HTTP server until the agent ends.
 func (a *agent) serve(l net.Listener, h http.Handler, undo *stack) {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: a.log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
+	a.serveBy(l, &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: a.log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}, undo)
+}
+
+func (a *agent) serveBy(l net.Listener, s *http.Server, undo *stack) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			a.fail(fmt.Errorf("the server at %s ended: %w", l.Addr(), err))
 		}
 	}()
@@ -309,10 +359,14 @@ func (a *agent) fail(err error) {
 func (a *agent) ready() {
 	a.greet()
 	fmt.Fprintln(a.o.Stdout, "mooring: ready")
+	a.notifyReady()
+	a.event(meta.Info, "node-started", a.node.Name, "version "+a.o.Version)
+}
+
+func (a *agent) notifyReady() {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		a.log.Warn("systemd was not told", "error", err)
 	}
-	a.event(meta.Info, "node-started", a.node.Name, "version "+a.o.Version)
 }
 
 // wait serves until it is time to end. SIGHUP reloads.

@@ -21,7 +21,11 @@ func (a *agent) Info(s *admin.Status) {
 	defer a.mu.Unlock()
 	s.Version, s.Node, s.Cluster, s.PID, s.Started = a.o.Version, a.node.Name, a.meta.Cluster().ID.String(), os.Getpid(), a.started
 	s.DataDir, s.Engine, s.Uid = a.cfg.DataDir, a.queue.Engine(), os.Getuid()
-	s.Meta = admin.MetaStatus{Engine: "badger", Session: fmt.Sprint(a.session.ID()), Left: a.sessionLeft()}
+	engine := "badger"
+	if a.quorum != nil {
+		engine = "etcd"
+	}
+	s.Meta = admin.MetaStatus{Engine: engine, Session: fmt.Sprint(a.session.ID()), Left: a.sessionLeft()}
 }
 
 // notes are what a user should know at start and that is no error.
@@ -81,6 +85,9 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 		} else if !loopback(l.URL) {
 			add("warn", l.URL+" is open to the network without authentication: whoever reaches it can use the volumes of every host name that he gives", "trusted networks only; a firewall, or an address that only hosts reach")
 		}
+	}
+	for _, w := range a.clusterWarnings(ctx) {
+		add("warn", w, "mooring cluster status")
 	}
 	if metaRestored(a.config()) {
 		add("warn", "the metadata was restored from a backup: extents that it does not know are not served", "compare with mooring volume list; when all is well, remove "+restoredMark(a.config())+" and restart")

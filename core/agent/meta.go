@@ -13,11 +13,13 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/mooring-io/mooring/core/access"
+	"github.com/mooring-io/mooring/core/cluster"
 	"github.com/mooring-io/mooring/core/config"
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/meta/store"
 	"github.com/mooring-io/mooring/core/meta/store/badger"
+	"github.com/mooring-io/mooring/core/meta/store/etcd"
 	"github.com/mooring-io/mooring/core/vfs"
 )
 
@@ -33,21 +35,18 @@ func metaDir(c *config.Config) string { return filepath.Join(c.DataDir, "meta") 
 
 // openMeta opens the metadata and begins this node's Meta session.
 func (a *agent) openMeta(ctx context.Context, undo *stack) error {
-	var err error
-	if a.id, err = meta.EnsureIdentity(a.cfg.DataDir); err != nil {
+	st, err := a.openMetaStore(ctx)
+	if err != nil {
 		return err
 	}
-	if a.metaStore, err = badger.Open(badger.Options{Dir: metaDir(a.cfg), Logger: a.log}); err != nil {
-		return err
-	}
-	undo.push(a.metaStore.Close)
-	a.meta, err = meta.Open(ctx, meta.Options{Store: a.metaStore, Logger: a.log.Named("meta")}, meta.Cluster{
+	undo.push(st.Close)
+	a.meta, err = meta.Open(ctx, meta.Options{Store: st, Logger: a.log.Named("meta")}, meta.Cluster{
 		ID: a.id.Cluster, ExtentBytes: extent.DefaultExtentSize,
 	})
 	if err != nil {
 		return err
 	}
-	if a.node, err = a.meta.JoinNode(ctx, a.id.Node, a.cfg.Node.Name); err != nil {
+	if a.node, err = a.meta.JoinNode(ctx, meta.Node{ID: a.id.Node, Name: a.cfg.Node.Name, Address: a.cfg.Node.Address}); err != nil {
 		return err
 	}
 	if a.journal, err = a.meta.OpenJournal(ctx, a.node.ID); err != nil {
@@ -58,11 +57,37 @@ func (a *agent) openMeta(ctx context.Context, undo *stack) error {
 		return err
 	}
 	undo.push(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		defer cancel()
-		return a.session.Close(ctx)
+		return a.toldMeta("the end of the Meta session", a.session.Close)
 	})
 	return nil
+}
+
+// openMetaStore opens the store that the metadata lives in.
+func (a *agent) openMetaStore(ctx context.Context) (store.Store, error) {
+	if a.quorum != nil {
+		return etcd.Open(ctx, etcd.Options{Client: a.quorum.client, Prefix: a.quorum.prefix, Logger: a.log})
+	}
+	return badger.Open(badger.Options{Dir: metaDir(a.cfg), Logger: a.log})
+}
+
+// farewell is how long a node of a cluster that stops tries to tell the metadata so.
+const farewell = 4 * time.Second
+
+// toldMeta has fn tell the metadata what a node that stops leaves. In a cluster it may be
+// out of reach, since others stop too; they find out by themselves then.
+func (a *agent) toldMeta(what string, fn func(context.Context) error) error {
+	patience := stopTimeout
+	if a.quorum != nil {
+		patience = farewell
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err := fn(ctx)
+	if a.quorum != nil && (errors.Is(err, store.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)) {
+		a.log.Warn("the metadata could not be told; it is out of reach", "what", what, "error", err)
+		return nil
+	}
+	return err
 }
 
 // watchSession ends this life of the node when its Meta session is over: its leases
@@ -90,6 +115,9 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	if err != nil {
 		return nil, err
 	}
+	if err := l.here(ctx, v); err != nil {
+		return nil, err
+	}
 	owner, err := l.meta.TakeVolume(ctx, l.session, volume)
 	if err != nil {
 		return nil, err
@@ -106,6 +134,30 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 		return nil
 	})
 	return out, err
+}
+
+// here refuses a volume whose data lies on other nodes alone: this one could take its
+// leases when they are down, and would keep them from serving it when they are back.
+func (l leases) here(ctx context.Context, v meta.Volume) error {
+	stores, err := l.meta.Stores(ctx)
+	if err != nil {
+		return err
+	}
+	mine := map[uuid.UUID]bool{}
+	for _, s := range stores {
+		mine[s.ID] = s.Node == l.session.Node()
+	}
+	some, any := false, false
+	err = l.meta.Extents(ctx, v.ID, func(_ uint32, e meta.Extent) error {
+		for _, m := range e.Set {
+			some, any = true, any || mine[m.Store]
+		}
+		return nil
+	})
+	if err == nil && some && !any {
+		err = fmt.Errorf("the data of volume %s lies on other nodes: %w", v, meta.ErrConflict)
+	}
+	return err
 }
 
 // Allocate implements access.Meta.
@@ -167,7 +219,8 @@ func (l leases) Free(ctx context.Context, volume uuid.UUID, from uint32) error {
 	return l.meta.FreeExtents(ctx, l.session, volume, from)
 }
 
-// finishLeftovers ends what a former life had begun: deletions and shrinks.
+// finishLeftovers ends what a former life had begun: deletions and shrinks. In a cluster
+// another node may be at it, or be down; the last one that starts ends it.
 func (a *agent) finishLeftovers(ctx context.Context, _ *stack) error {
 	vols, err := a.meta.Volumes(ctx)
 	if err != nil {
@@ -180,6 +233,10 @@ func (a *agent) finishLeftovers(ctx context.Context, _ *stack) error {
 		case v.Trim >= 0:
 			err = a.Shrunk(ctx, v)
 		}
+		if err != nil && a.quorum != nil {
+			a.log.Warn("what a volume left to do is not done yet; the nodes that hold it do it", "volume", v.String(), "error", err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", v, err)
 		}
@@ -189,11 +246,11 @@ func (a *agent) finishLeftovers(ctx context.Context, _ *stack) error {
 
 // Deleted implements admin.Agent.
 func (a *agent) Deleted(ctx context.Context, v meta.Volume) error {
-	if err := a.access.CloseVolume(ctx, v.ID); err != nil {
+	if err := a.clear(ctx, v.ID); err != nil {
 		return err
 	}
-	if err := a.access.Delete(ctx, v.ID); err != nil {
-		return err
+	if err := a.elsewhere(ctx, v, cluster.Deleted); err != nil {
+		return fmt.Errorf("volume %s is being deleted, and is gone when its nodes have removed what they hold of it: %w", v, err)
 	}
 	if err := a.meta.FinishDelete(ctx, v.ID); err != nil {
 		return err
@@ -202,8 +259,84 @@ func (a *agent) Deleted(ctx context.Context, v meta.Volume) error {
 	return nil
 }
 
+// clear removes what this node's stores hold of a volume that is being deleted.
+func (a *agent) clear(ctx context.Context, volume uuid.UUID) error {
+	if err := a.access.CloseVolume(ctx, volume); err != nil {
+		return err
+	}
+	return a.access.Delete(ctx, volume)
+}
+
+// elsewhere has the other nodes that hold extents of a volume do their part.
+func (a *agent) elsewhere(ctx context.Context, v meta.Volume, what cluster.Work) error {
+	if a.quorum == nil {
+		return nil
+	}
+	stores, err := a.meta.Stores(ctx)
+	if err != nil {
+		return err
+	}
+	on := map[uuid.UUID]uuid.UUID{}
+	for _, s := range stores {
+		on[s.ID] = s.Node
+	}
+	holders := map[uuid.UUID]bool{}
+	if err := a.meta.Extents(ctx, v.ID, func(_ uint32, e meta.Extent) error {
+		for _, m := range e.Set {
+			if n := on[m.Store]; n != uuid.Nil && n != a.node.ID {
+				holders[n] = true
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	var failed []error
+	for id := range holders {
+		n, err := a.meta.Node(ctx, id)
+		if err != nil {
+			return err
+		}
+		at, err := cluster.AgentAddress(n.Address)
+		if err == nil {
+			err = cluster.Carry(ctx, a.quorum.keys, n.ID, at, v.ID, what)
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("node %s: %w", n.Name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// Carry implements cluster.Door.
+func (a *agent) Carry(ctx context.Context, volume uuid.UUID, what cluster.Work) error {
+	v, err := a.meta.Volume(ctx, volume)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case what == cluster.Deleted && v.State == meta.VolumeDeleting:
+		return a.clear(ctx, v.ID)
+	case what == cluster.Shrunk && v.Trim >= 0:
+		return a.cut(ctx, v)
+	}
+	return nil
+}
+
 // Shrunk implements admin.Agent.
 func (a *agent) Shrunk(ctx context.Context, v meta.Volume) error {
+	err := a.cut(ctx, v)
+	if errors.Is(err, meta.ErrConflict) { // another node drives it
+		err = a.elsewhere(ctx, v, cluster.Shrunk)
+	}
+	return err
+}
+
+// cut removes what a volume that was made smaller has beyond its end.
+func (a *agent) cut(ctx context.Context, v meta.Volume) error {
 	open, err := a.access.Open(ctx, access.Geometry{
 		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.Durability == meta.Volatile, Losses: v.Losses,
 	})
@@ -240,6 +373,9 @@ func RestoreMeta(ctx context.Context, c *config.Config, file string) (err error)
 		return err
 	}
 	defer f.Close()
+	if id, err := meta.LoadIdentity(c.DataDir); err == nil && id.Place != meta.Alone {
+		return errors.New("this node's metadata lives in its cluster's etcd, which is restored as etcd is (docs/operations.md)")
+	}
 	if _, err := os.Stat(metaDir(c)); err == nil {
 		return fmt.Errorf("%s exists: a backup is restored into an empty store only; move it away first", metaDir(c))
 	}

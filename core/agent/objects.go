@@ -141,7 +141,7 @@ func (a *agent) reloadRest(ctx context.Context, old, c *config.Config, r *admin.
 		name     string
 		was, now any
 	}{
-		{"data_dir", old.DataDir, c.DataDir}, {"plugin_dir", old.PluginDir, c.PluginDir}, {"node", old.Node, c.Node},
+		{"data_dir", old.DataDir, c.DataDir}, {"plugin_dir", old.PluginDir, c.PluginDir}, {"node", old.Node, c.Node}, {"cluster", old.Cluster, c.Cluster},
 		{"admin", old.Admin, c.Admin}, {"limits", old.Limits, c.Limits}, {"log.json", old.Log.JSON, c.Log.JSON},
 	} {
 		if !reflect.DeepEqual(x.was, x.now) {
@@ -149,7 +149,7 @@ func (a *agent) reloadRest(ctx context.Context, old, c *config.Config, r *admin.
 		}
 	}
 	// Until then they are what they were, and the next reload says so again.
-	c.DataDir, c.PluginDir, c.Node, c.Admin, c.Limits, c.Log.JSON = old.DataDir, old.PluginDir, old.Node, old.Admin, old.Limits, old.Log.JSON
+	c.DataDir, c.PluginDir, c.Node, c.Cluster, c.Admin, c.Limits, c.Log.JSON = old.DataDir, old.PluginDir, old.Node, old.Cluster, old.Admin, old.Limits, old.Log.JSON
 	if a.o.LogLevel != "" {
 		c.Log.Level = old.Log.Level
 	}

@@ -115,7 +115,7 @@ func (a *agent) closeStores() error {
 		id, _ := s.store.Identity()
 		err := s.store.Close(ctx)
 		if err == nil {
-			err = a.meta.StopStore(ctx, id, s.life)
+			err = a.toldMeta("the orderly end of store "+s.name, func(ctx context.Context) error { return a.meta.StopStore(ctx, id, s.life) })
 		}
 		errs = append(errs, err)
 	}

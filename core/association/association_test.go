@@ -54,7 +54,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { w.must(st.Close()) })
 	m, err := meta.Open(ctx, meta.Options{Store: st}, meta.Cluster{ExtentBytes: 1 << 28})
 	w.must(err)
-	node, err := m.JoinNode(ctx, uuid.New(), "n")
+	node, err := m.JoinNode(ctx, meta.Node{ID: uuid.New(), Name: "n"})
 	w.must(err)
 	journal, err := m.OpenJournal(ctx, node.ID)
 	w.must(err)

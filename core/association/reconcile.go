@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -24,7 +25,7 @@ const reconcileRetry = time.Second
 func (s *Service) reconcile(ctx context.Context) {
 	defer close(s.done)
 	hints := s.Meta.Watch(ctx, meta.TopicSubsystems, meta.TopicNamespaces, meta.TopicVolumes, meta.TopicPaths,
-		meta.TopicAssociations, meta.TopicAccessPoints, meta.TopicReservations)
+		meta.TopicAssociations, meta.TopicAccessPoints, meta.TopicReservations, meta.TopicSessions)
 	var again <-chan time.Time // after a round that failed
 	for {
 		var ran chan struct{}
@@ -214,6 +215,7 @@ func (s *Service) settle(ctx context.Context, a *association, v *view, paths map
 			want = append(want, n)
 		}
 	}
+	changed = a.notAway(want)
 	if gone := a.missing(want); len(gone) > 0 {
 		var handles []access.Handle
 		for _, g := range gone {
@@ -249,6 +251,18 @@ func (a *association) missing(want []namespace) map[meta.NSID]*grant {
 	return out
 }
 
+// notAway forgets the namespaces that were driven by another node and are not wanted any
+// more, and says whether there were any.
+func (a *association) notAway(want []namespace) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := len(a.away)
+	maps.DeleteFunc(a.away, func(nsid meta.NSID, _ uint64) bool {
+		return !slices.ContainsFunc(want, func(n namespace) bool { return n.NSID == nsid })
+	})
+	return len(a.away) < before
+}
+
 // drop forgets grants that have been revoked.
 func (a *association) drop(gone map[meta.NSID]*grant) {
 	a.mu.Lock()
@@ -275,6 +289,9 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 	a.mu.Unlock()
 	if g == nil {
 		vol, err := s.open(ctx, n.volume)
+		if errors.Is(err, meta.ErrConflict) {
+			return a.goneAway(n.NSID), nil // until its driver's Meta session is over
+		}
 		if err != nil {
 			return false, err
 		}
@@ -292,7 +309,8 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 			return false, err
 		}
 		a.mu.Lock()
-		a.grants[n.NSID] = &grant{volume: vol, id: n.volume.ID, handle: h, state: state, changes: 1, epoch: p.Epoch}
+		a.grants[n.NSID] = &grant{volume: vol, id: n.volume.ID, handle: h, state: state, changes: a.away[n.NSID] + 1, epoch: p.Epoch}
+		delete(a.away, n.NSID)
 		a.mu.Unlock()
 		return true, nil
 	}
@@ -310,6 +328,17 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 		g.changes++
 	}
 	return true, nil
+}
+
+// goneAway notes that another node drives a namespace's volume, and says whether that is news.
+func (a *association) goneAway(nsid meta.NSID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, known := a.away[nsid]; known {
+		return false
+	}
+	a.away[nsid] = 1
+	return true
 }
 
 // open opens a volume with its present reservation.

@@ -44,7 +44,11 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 	}
 	a.mu.Lock()
 	g := a.grants[meta.NSID(r.Nsid)]
+	_, away := a.away[meta.NSID(r.Nsid)]
 	a.mu.Unlock()
+	if away {
+		return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_RETRY}, nil
+	}
 	if g == nil {
 		return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_INVALID}, nil
 	}

@@ -104,6 +104,9 @@ func TestBothEndsAreVerified(t *testing.T) {
 	if _, err := exchange(t, a.DialMember(cert.Peer1), serve); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := exchange(t, a.DialUnnamed(), b.Serve(nil)); err != nil {
+		t.Fatal(err)
+	}
 	foreign := cluster(t, 1)[0]
 	expired, err := cert.Create(t.TempDir(), uuid.New(), uuid.New(), "a", time.Now().Add(-2*cert.NodeLife))
 	if err != nil {
@@ -116,6 +119,7 @@ func TestBothEndsAreVerified(t *testing.T) {
 		"a node of another cluster calls":  {foreign.Dial(b.Node(), cert.Peer1), serve},
 		"a node of another cluster serves": {a.DialMember(cert.Peer1), foreign.Serve(nil, cert.Peer1)},
 		"a caller without a certificate":   {nobody, serve},
+		"a stranger that is not named":     {a.DialUnnamed(), foreign.Serve(nil)},
 		"another protocol":                 {a.Dial(b.Node(), cert.Cluster1), serve},
 		"a node that is no member any more": {
 			a.Dial(b.Node(), cert.Peer1), b.Serve(func(id uuid.UUID) error {

@@ -43,6 +43,22 @@ func (k *Keys) dial(name string, p Protocol) *tls.Config {
 	}
 }
 
+// DialUnnamed is like DialMember without a protocol, for a client that sets a server name
+// of its own: what is verified is that the other end is a node of the cluster.
+func (k *Keys) DialUnnamed() *tls.Config {
+	c := k.dial("", "")
+	roots := c.RootCAs
+	c.NextProtos = nil
+	c.InsecureSkipVerify = true //nolint:gosec // VerifyConnection does it
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{
+			Roots: roots, DNSName: Member, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		})
+		return err
+	}
+	return c
+}
+
 // Serve is the configuration for connections from nodes of the cluster: without a
 // certificate of its CA the handshake fails. admit, if not nil, is asked whether the
 // node is still a member, and its error ends the handshake. Peer tells who it is.

@@ -20,7 +20,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestTokens(t *testing.T) {
-	want := cluster.Token{Address: "192.0.2.1:7401", Fingerprint: strings.Repeat("a", 64), ID: "0011", Secret: "s"}
+	want := cluster.Token{Cluster: uuid.New(), Address: "192.0.2.1:7401", Fingerprint: strings.Repeat("a", 64), ID: "0011", Secret: "s"}
 	if got, err := cluster.ParseToken(" " + want.String() + "\n"); err != nil || got != want {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -58,23 +58,27 @@ func newDoor(t *testing.T) *door {
 	d.address = l.Addr().String()
 	s := (&cluster.Doorman{
 		Keys: d.keys, Meta: m, Logger: hclog.NewNullLogger(), Now: time.Now,
-		Register: func(_ context.Context, a cluster.Application) error {
-			d.registered = append(d.registered, a.Name)
-			return d.refuse
-		},
-	}).Server()
+		Door: d,
+	}).ForStrangers()
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(cluster.HTTP(l.Serve(cert.Join1))) }()
 	t.Cleanup(func() { s.Close(); l.Close(); <-done; st.Close() })
 	return d
 }
 
+func (d *door) Register(_ context.Context, a cluster.Application) (cluster.Admission, error) {
+	d.registered = append(d.registered, a.Name)
+	return cluster.Admission{Peers: map[string]string{"a": "127.0.0.1:1"}}, d.refuse
+}
+
+func (d *door) Carry(context.Context, uuid.UUID, cluster.Work) error { return errors.ErrUnsupported }
+
 func (d *door) token(t *testing.T) cluster.Token {
 	id, secret, err := d.meta.CreateJoinToken(t.Context(), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cluster.Token{Address: d.address, Fingerprint: cert.Fingerprint(d.keys.Trusted()[0]), ID: id, Secret: secret}
+	return cluster.Token{Cluster: d.meta.Cluster().ID, Address: d.address, Fingerprint: cert.Fingerprint(d.keys.Trusted()[0]), ID: id, Secret: secret}
 }
 
 func TestJoin(t *testing.T) {
@@ -88,7 +92,7 @@ func TestJoin(t *testing.T) {
 	d.refuse = nil
 	for range 2 { // the second is one whose first answer was lost
 		got, err := cluster.Join(t.Context(), dir, token, b, time.Now())
-		if err != nil || got.Cluster != d.meta.Cluster().ID {
+		if err != nil || got.Cluster != d.meta.Cluster().ID || len(got.Peers) != 1 {
 			t.Fatalf("%+v, %v", got, err)
 		}
 	}
@@ -101,9 +105,11 @@ func TestJoin(t *testing.T) {
 	other.Node, other.Name = uuid.New(), "c"
 	wrong := d.token(t)
 	wrong.Secret = strings.Repeat("0", len(wrong.Secret))
+	misled := d.token(t)
+	misled.Cluster = uuid.New()
 	foreign := d.token(t)
 	foreign.Fingerprint = cert.Fingerprint(newDoor(t).keys.Trusted()[0])
-	for what, c := range map[string]cluster.Token{"a token that another node used": token, "a wrong secret": wrong, "another CA's fingerprint": foreign} {
+	for what, c := range map[string]cluster.Token{"a token that another node used": token, "a wrong secret": wrong, "another CA's fingerprint": foreign, "another cluster": misled} {
 		dir := t.TempDir()
 		if _, err := cluster.Join(t.Context(), dir, c, other, time.Now()); err == nil {
 			t.Errorf("%s was good enough", what)
@@ -112,7 +118,7 @@ func TestJoin(t *testing.T) {
 			t.Errorf("%s: keys were installed", what)
 		}
 	}
-	if len(d.registered) != n {
+	if len(d.registered) != n+1 { // the last one is no stranger, but was misled
 		t.Errorf("a stranger was registered: %v", d.registered[n:])
 	}
 }

@@ -10,16 +10,20 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
+
+	"github.com/google/uuid"
 )
 
 // Token is all that a node needs to join: where, whom to believe, and the one-time
 // secret by which it is believed. Whoever has it can join until it is used or expires.
 type Token struct {
-	Address     string `json:"a"` // host:port of the agent that admits
-	Fingerprint string `json:"f"` // of the cluster's CA
-	ID          string `json:"i"`
-	Secret      string `json:"s"`
+	Cluster     uuid.UUID `json:"c"`
+	Address     string    `json:"a"` // host:port of the agent that admits
+	Fingerprint string    `json:"f"` // of the cluster's CA
+	ID          string    `json:"i"`
+	Secret      string    `json:"s"`
 }
 
 // tokenPrefix names the kind and version, for whoever finds one.
@@ -48,8 +52,18 @@ func ParseToken(s string) (Token, error) {
 	if err != nil {
 		return t, errors.New("it is damaged or cut short")
 	}
-	if _, _, err := net.SplitHostPort(t.Address); err != nil || len(t.Fingerprint) != 64 || t.ID == "" || t.Secret == "" {
+	if _, _, err := net.SplitHostPort(t.Address); err != nil || t.Cluster == uuid.Nil || len(t.Fingerprint) != 64 || t.ID == "" || t.Secret == "" {
 		return t, errors.New("it is damaged: a part is missing")
 	}
 	return t, nil
+}
+
+// AgentAddress is where a node's agent listens for other agents, by the node's data
+// address (host:port): the next port.
+func AgentAddress(data string) (string, error) {
+	a, err := netip.ParseAddrPort(data)
+	if err != nil {
+		return "", fmt.Errorf("the node's address: %w", err)
+	}
+	return netip.AddrPortFrom(a.Addr(), a.Port()+1).String(), nil
 }

@@ -28,6 +28,7 @@ type Config struct {
 	DataDir    string
 	PluginDir  string // "" is beside the binary
 	Node       Node
+	Cluster    *Cluster // nil: a node of its own
 	Log        Log
 	Admin      Admin
 	Limits     Limits
@@ -47,8 +48,29 @@ type Pos struct {
 
 func (p Pos) String() string { return fmt.Sprintf("%s:%d", p.File, p.Line) }
 
-// Node names this node.
-type Node struct{ Name string }
+// Node says who this node is and where the others reach it.
+type Node struct {
+	Name string
+	// Address is the node's data address, host:port, "" outside a cluster. The next three
+	// ports are its agent's, its etcd member's for other members, and that for clients.
+	Address string
+}
+
+// NodePorts is how many consecutive ports a node of a cluster has, from that of its address.
+const NodePorts = 4
+
+// Cluster says where the metadata of the cluster's nodes lives: in an etcd that the
+// agents run themselves (Embed), or in one that exists.
+type Cluster struct {
+	Embed        bool
+	Endpoints    []string // URLs
+	Prefix       string   // of the keys in etcd
+	CAFile       string   // to believe the endpoints by; "" is what the system believes
+	CertFile     string   // with KeyFile: to be believed by the endpoints
+	KeyFile      string
+	Username     string // "" is without
+	PasswordFile string
+}
 
 // Log says how much is logged and in which form.
 type Log struct {
@@ -141,6 +163,7 @@ type file struct {
 	DataDir    string           `hcl:"data_dir,optional"`
 	PluginDir  string           `hcl:"plugin_dir,optional"`
 	Node       *nodeBlock       `hcl:"node,block"`
+	Cluster    *clusterBlock    `hcl:"cluster,block"`
 	Log        *logBlock        `hcl:"log,block"`
 	Admin      *adminBlock      `hcl:"admin,block"`
 	Limits     *limitsBlock     `hcl:"limits,block"`
@@ -153,7 +176,23 @@ type file struct {
 }
 
 type nodeBlock struct {
-	Name string `hcl:"name,optional"`
+	Name    string    `hcl:"name,optional"`
+	Address string    `hcl:"address,optional"`
+	Range   hcl.Range `hcl:",def_range"`
+	Body    hcl.Body  `hcl:",body"`
+}
+
+type clusterBlock struct {
+	Embed        bool      `hcl:"embed,optional"`
+	Endpoints    []string  `hcl:"endpoints,optional"`
+	Prefix       string    `hcl:"prefix,optional"`
+	CAFile       string    `hcl:"ca_file,optional"`
+	CertFile     string    `hcl:"cert_file,optional"`
+	KeyFile      string    `hcl:"key_file,optional"`
+	Username     string    `hcl:"username,optional"`
+	PasswordFile string    `hcl:"password_file,optional"`
+	Range        hcl.Range `hcl:",def_range"`
+	Body         hcl.Body  `hcl:",body"`
 }
 
 type logBlock struct {
@@ -454,6 +493,7 @@ func (r *reader) general(in *file, c *Config) {
 	if in.Node != nil && in.Node.Name != "" {
 		c.Node.Name = in.Node.Name
 	}
+	r.cluster(in, c)
 	c.Log = Log{Level: "info"}
 	if l := in.Log; l != nil {
 		c.Log = Log{Level: orDefault(l.Level, "info"), JSON: l.JSON}
@@ -476,9 +516,53 @@ func (r *reader) general(in *file, c *Config) {
 		}
 	}
 	c.Limits = Limits{HoldFor: 10 * time.Second, SessionTTL: 30 * time.Second}
+	if c.Cluster != nil {
+		c.Limits.SessionTTL = ClusterSessionTTL // others wait for it when the node dies
+	}
 	if l := in.Limits; l != nil {
 		c.Limits.HoldFor = r.duration(at(l.Range, l.Body, "hold_for"), "hold_for", l.HoldFor, c.Limits.HoldFor, time.Second, 25*time.Second)
 		c.Limits.SessionTTL = r.duration(at(l.Range, l.Body, "session_ttl"), "session_ttl", l.SessionTTL, c.Limits.SessionTTL, 2*time.Second, time.Minute)
+	}
+}
+
+// ClusterSessionTTL is the default of session_ttl in a cluster.
+const ClusterSessionTTL = 3 * time.Second
+
+// cluster reads the cluster block and the address that a node of a cluster needs.
+func (r *reader) cluster(in *file, c *Config) {
+	if n := in.Node; n != nil && n.Address != "" {
+		c.Node.Address = n.Address
+		if a, err := netip.ParseAddrPort(n.Address); err != nil || a.Addr().IsUnspecified() || a.Port() == 0 || int(a.Port())+NodePorts > 1<<16 {
+			r.wrong(at(n.Range, n.Body, "address"), "Invalid node address",
+				"address must be an address of this machine that the other nodes reach, and the first of %d free ports in a row, such as \"192.0.2.1:7400\"; it is %q.", NodePorts, n.Address)
+		}
+	}
+	b := in.Cluster
+	if b == nil {
+		return
+	}
+	c.Cluster = &Cluster{
+		Embed: b.Embed, Endpoints: b.Endpoints, Prefix: orDefault(b.Prefix, "mooring/"),
+		CAFile: r.path(b.CAFile), CertFile: r.path(b.CertFile), KeyFile: r.path(b.KeyFile), Username: b.Username, PasswordFile: r.path(b.PasswordFile),
+	}
+	if c.Node.Address == "" {
+		r.wrong(b.Range, "Node address missing", "A node of a cluster says where the others reach it: node { address = \"192.0.2.1:7400\" }.")
+	}
+	if b.Embed == (len(b.Endpoints) > 0) {
+		r.wrong(b.Range, "Where is etcd?", "Either embed = true, so that the agents run etcd themselves, or endpoints = [\"https://192.0.2.7:2379\", ...] of an etcd that exists.")
+	}
+	for i, e := range b.Endpoints {
+		if u, err := url.Parse(e); err != nil || !oneOf(u.Scheme, "http", "https") || u.Hostname() == "" || u.Port() == "" {
+			r.wrong(at(b.Range, b.Body, "endpoints", i), "Invalid endpoint", "endpoints are URLs with a port, such as \"https://192.0.2.7:2379\"; this one is %q.", e)
+		}
+	}
+	for _, name := range []string{"ca_file", "cert_file", "key_file", "username", "password_file"} {
+		if where := at(b.Range, b.Body, name); b.Embed && where != b.Range {
+			r.wrong(where, "Not for an embedded etcd", "%s goes with endpoints; the nodes of a cluster that embeds etcd know each other by certificates of their own.", name)
+		}
+	}
+	if (b.CertFile == "") != (b.KeyFile == "") || (b.Username == "") != (b.PasswordFile == "") {
+		r.wrong(b.Range, "Half of a pair", "cert_file goes with key_file, and username with password_file.")
 	}
 }
 

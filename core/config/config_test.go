@@ -34,6 +34,16 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+func TestCluster(t *testing.T) {
+	c, err := Parse([]byte("node {\n  name = \"a\"\n  address = \"127.0.0.1:7400\"\n}\ncluster {\n  endpoints = [\"https://a:2379\"]\n  ca_file = \"ca.pem\"\n}\n"), "/etc/mooring/config.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Node.Address != "127.0.0.1:7400" || c.Cluster.Embed || c.Cluster.CAFile != "/etc/mooring/ca.pem" || c.Cluster.Prefix != "mooring/" || c.Limits.SessionTTL != ClusterSessionTTL {
+		t.Errorf("%+v %+v %+v", c.Node, c.Cluster, c.Limits)
+	}
+}
+
 // Each wrong file must be refused with the line and with what would be right.
 func TestWrongFiles(t *testing.T) {
 	for name, tc := range map[string]struct{ src, line, says string }{
@@ -57,6 +67,14 @@ func TestWrongFiles(t *testing.T) {
 		"store too small":   {"store \"a\" {\n capacity = \"1MiB\"\n}", "line 2, column 13", "256MiB"},
 		"second listen":     {"plugin \"p\" {\n listen = [\"a://b:1\",\n   \"c\"]\n}", "line 3, column 4", "nvme-tcp://"},
 		"label":             {"\nvolume \"a b\" {\n size = \"1GiB\"\n}", "line 2, column 1", "letters"},
+		"node address":      {"node {\n address = \"0.0.0.0:7400\"\n}", "line 2, column 12", "192.0.2.1:7400"},
+		"last port":         {"node {\n address = \"127.0.0.1:65533\"\n}", "line 2, column 12", "4 free ports"},
+		"no node address":   {"\ncluster {\n embed = true\n}", "line 2", "address = "},
+		"no etcd":           {"node {\n address = \"127.0.0.1:7400\"\n}\ncluster {}", "line 4", "embed = true"},
+		"two etcds":         {"node {\n address = \"127.0.0.1:7400\"\n}\ncluster {\n embed = true\n endpoints = [\"http://a:1\"]\n}", "line 4", "embed = true"},
+		"bad endpoint":      {"node {\n address = \"127.0.0.1:7400\"\n}\ncluster {\n endpoints = [\"http://a:1\", \"b:1\"]\n}", "line 5, column 29", "https://"},
+		"embed with a CA":   {"node {\n address = \"127.0.0.1:7400\"\n}\ncluster {\n embed = true\n ca_file = \"x\"\n}", "line 6, column 12", "endpoints"},
+		"half of a pair":    {"node {\n address = \"127.0.0.1:7400\"\n}\ncluster {\n endpoints = [\"http://a:1\"]\n username = \"x\"\n}", "line 4", "password_file"},
 		"host NQN":          {"host \"a\" {\n nqn = \"b\"\n}", "line 2, column 8", "nqn.yyyy-mm"},
 		"serial":            {"subsystem \"nqn.2026-11.io.mooring:x\" {\n serial = \"123456789012345678901\"\n}", "line 2, column 11", "20 ASCII"},
 		"visible_to":        {"subsystem \"nqn.2026-11.io.mooring:x\" {\n namespace \"1\" {\n  volume = \"a\"\n  visible_to = [\"db\"]\n }\n}", "line 4, column 17", "neither a host block"},

@@ -18,11 +18,25 @@ type Identity struct {
 	Version int       `json:"version"`
 	Cluster uuid.UUID `json:"cluster"`
 	Node    uuid.UUID `json:"node"`
+	// Place says where the metadata lives that the directory's stores belong to. That it
+	// is written is what moves a node into a cluster.
+	Place Place `json:"meta,omitempty"`
 }
 
+// Place is where a node's metadata lives.
+type Place string
+
+// The places.
 const (
-	identityFile    = "identity.json"
-	identityVersion = 1
+	Alone     Place = ""        // in the data directory itself
+	Joining   Place = "joining" // nowhere yet: the node has asked to join a cluster
+	InCluster Place = "etcd"    // in the etcd of the node's cluster
+)
+
+const (
+	identityFile = "identity.json"
+	// Version 1 is a node on its own, which older programs know; 2 says a Place.
+	identityVersion = 2
 )
 
 // LoadIdentity reads the identity of a data directory; fs.ErrNotExist if it has none.
@@ -52,13 +66,16 @@ func EnsureIdentity(dir string) (Identity, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, err
 	}
-	id = Identity{Version: identityVersion, Cluster: uuid.New(), Node: uuid.New()}
+	id = Identity{Version: 1, Cluster: uuid.New(), Node: uuid.New()}
 	return id, SaveIdentity(dir, id)
 }
 
 // SaveIdentity writes the identity, whole or not at all, and durably.
 func SaveIdentity(dir string, id Identity) error {
-	id.Version = identityVersion
+	id.Version = 1
+	if id.Place != Alone {
+		id.Version = identityVersion
+	}
 	b, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		panic(err) // plain fields

@@ -178,11 +178,22 @@ func TestIdentity(t *testing.T) {
 	if again, err := meta.EnsureIdentity(dir); err != nil || again != id {
 		t.Fatalf("%+v after %+v, %v", again, id, err)
 	}
+	if id.Version != 1 {
+		t.Fatalf("a node on its own has version %d, which older programs know", id.Version)
+	}
+	id.Place = meta.InCluster
+	if err := meta.SaveIdentity(dir, id); err != nil {
+		t.Fatal(err)
+	}
+	id.Version = 2 // which older programs refuse
+	if again, err := meta.EnsureIdentity(dir); err != nil || again != id {
+		t.Fatalf("%+v after %+v, %v", again, id, err)
+	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 {
 		t.Fatalf("%d files, %v", len(left), err)
 	}
-	for content, want := range map[string]error{`{"version":2}`: meta.ErrNewer, `{"version":1}`: nil, `{`: nil} {
+	for content, want := range map[string]error{`{"version":3}`: meta.ErrNewer, `{"version":1}`: nil, `{`: nil} {
 		if err := os.WriteFile(filepath.Join(dir, left[0].Name()), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -95,7 +95,7 @@ func (w *world) attach(v meta.Volume) meta.Namespace {
 // node joins a node and begins a session for it.
 func (w *world) node(name string) *meta.Session {
 	w.Helper()
-	n, err := w.JoinNode(w.ctx, uuid.NewSHA1(uuid.Nil, []byte(name)), name)
+	n, err := w.JoinNode(w.ctx, meta.Node{ID: uuid.NewSHA1(uuid.Nil, []byte(name)), Name: name})
 	w.must(err)
 	return w.session(n.ID)
 }
@@ -395,30 +395,30 @@ func TestHosts(t *testing.T) {
 
 func TestNodes(t *testing.T) {
 	w := newWorld(t)
-	a, err := w.JoinNode(w.ctx, uuid.New(), "a")
+	a, err := w.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "a"})
 	w.must(err)
-	b, err := w.JoinNode(w.ctx, uuid.New(), "b")
+	b, err := w.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "b"})
 	w.must(err)
 	if a.Slot == b.Slot {
 		t.Fatal("two nodes share a slot")
 	}
-	_, err = w.JoinNode(w.ctx, uuid.New(), "a")
+	_, err = w.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "a"})
 	w.is(err, meta.ErrExists)
-	renamed, err := w.JoinNode(w.ctx, a.ID, "c")
+	renamed, err := w.JoinNode(w.ctx, meta.Node{ID: a.ID, Name: "c"})
 	w.must(err)
 	if renamed.Slot != a.Slot {
 		t.Fatalf("renamed from %+v to %+v", a, renamed)
 	}
-	_, err = w.JoinNode(w.ctx, uuid.New(), "a")
+	_, err = w.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "a"})
 	w.must(err)
 	for i := 3; i < meta.MaxNodes; i++ {
-		n, err := w.JoinNode(w.ctx, uuid.New(), fmt.Sprintf("n%d", i))
+		n, err := w.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: fmt.Sprintf("n%d", i)})
 		w.must(err)
 		if first, last := n.Controllers(); first < 1 || last > 0xffef || last < first {
 			t.Fatalf("node in slot %d has controllers %d to %d", n.Slot, first, last)
 		}
 	}
-	_, err = w.JoinNode(w.ctx, uuid.New(), "too-many")
+	_, err = w.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "too-many"})
 	w.is(err, meta.ErrInvalid)
 }
 
@@ -529,7 +529,7 @@ func TestOnBadger(t *testing.T) {
 		}
 		w := &world{T: t, Meta: m, ctx: ctx}
 		cluster = m.Cluster().ID
-		_, err = m.JoinNode(ctx, node, "a")
+		_, err = m.JoinNode(ctx, meta.Node{ID: node, Name: "a"})
 		w.must(err)
 		s, err := m.StartSession(ctx, meta.SessionOptions{Node: node, TTL: ttl})
 		w.must(err)

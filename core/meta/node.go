@@ -23,7 +23,14 @@ type Node struct {
 	// follow from it.
 	Slot    int       `json:"slot"`
 	Created time.Time `json:"created"`
+	// Address is where other nodes reach its data, host:port; "" outside a cluster.
+	Address string `json:"address,omitempty"`
+	// Witness says that it only votes: it has no stores, serves no host and has no slot.
+	Witness bool `json:"witness,omitempty"`
 }
+
+// noSlot is a witness's: it has no controllers.
+const noSlot = -1
 
 // Controllers is the range of controller IDs of the node, both inclusive.
 func (n Node) Controllers() (first, last uint16) {
@@ -31,9 +38,10 @@ func (n Node) Controllers() (first, last uint16) {
 	return first, first + ControllersPerNode - 1
 }
 
-// JoinNode makes the node known, or renames it. A node's ID is for life; its name
-// is unique.
-func (m *Meta) JoinNode(ctx context.Context, id uuid.UUID, name string) (Node, error) {
+// JoinNode makes a node known, or renames it. Its ID is for life, as is whether it is a
+// witness; its name is unique. Slot and Created are not the caller's to say.
+func (m *Meta) JoinNode(ctx context.Context, want Node) (Node, error) {
+	id, name := want.ID, want.Name
 	if err := checkName("node", name); err != nil {
 		return Node{}, err
 	}
@@ -48,8 +56,14 @@ func (m *Meta) JoinNode(ctx context.Context, id uuid.UUID, name string) (Node, e
 		}
 		old, rev, err := load[Node](ctx, m, keyNode(id))
 		switch {
+		case err == nil && old.Witness != want.Witness:
+			return fmt.Errorf("node %s is a witness for life or not at all; remove it and have it join again: %w", name, ErrConflict)
 		case err == nil && old.Name == name:
-			out = old
+			if out = old; old.Address == want.Address {
+				return nil
+			}
+			out.Address = want.Address
+			x.update(keyNode(id), rev, out)
 			return nil
 		case err == nil:
 			former, err := m.st.Get(ctx, keyNodeName(old.Name))
@@ -58,9 +72,13 @@ func (m *Meta) JoinNode(ctx context.Context, id uuid.UUID, name string) (Node, e
 			}
 			x.remove(keyNodeName(old.Name), former.Revision)
 			out = old
-			out.Name = name
+			out.Name, out.Address = name, want.Address
+		case isNotFound(err) && want.Witness:
+			out = want
+			out.Slot, out.Created = noSlot, m.now().UTC()
 		case isNotFound(err):
-			out = Node{ID: id, Name: name, Created: m.now().UTC()}
+			out = want
+			out.Created = m.now().UTC()
 			if out.Slot, err = m.freeSlot(ctx, x); err != nil {
 				return err
 			}

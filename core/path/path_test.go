@@ -102,7 +102,7 @@ func newWorld(t *testing.T) *world {
 	var err error
 	w.m, err = meta.Open(w.ctx, meta.Options{Store: st, Clock: w.clock}, meta.Cluster{ExtentBytes: 1 << 28})
 	w.must(err)
-	node, err := w.m.JoinNode(w.ctx, uuid.New(), "n")
+	node, err := w.m.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "n"})
 	w.must(err)
 	w.s, err = w.m.StartSession(w.ctx, meta.SessionOptions{Node: node.ID, TTL: time.Minute})
 	w.must(err)
@@ -402,7 +402,7 @@ func TestOneNodeDecides(t *testing.T) {
 	w := newWorld(t)
 	w.connect("a")
 	w.connect("b")
-	second, err := w.m.JoinNode(w.ctx, uuid.New(), "second")
+	second, err := w.m.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "second"})
 	w.must(err)
 	s, err := w.m.StartSession(w.ctx, meta.SessionOptions{Node: second.ID, TTL: time.Minute})
 	w.must(err)

@@ -52,9 +52,6 @@ func Connect(o ClientOptions) (*clientv3.Client, error) {
 	return c, nil
 }
 
-// ClientTLS is the configuration for clients of an embedded cluster's members.
-func ClientTLS(k *cert.Keys) *tls.Config {
-	c := k.DialMember("")
-	c.NextProtos = nil // gRPC sets its own
-	return c
-}
+// ClientTLS is the configuration for clients of an embedded cluster's members. etcd's
+// client takes the endpoint's address for the server's name.
+func ClientTLS(k *cert.Keys) *tls.Config { return k.DialUnnamed() }

@@ -6,8 +6,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// zapLogger carries etcd's lines into ours, one level down: what it calls info is of
-// no interest to an operator.
+// zapLogger carries etcd's lines into ours, two levels down: what it warns of happens at
+// every start and whenever a node is away, and is of no interest to an operator.
 func zapLogger(log hclog.Logger) *zap.Logger {
 	if log == nil {
 		return zap.NewNop()
@@ -23,10 +23,8 @@ func level(l zapcore.Level) hclog.Level {
 	case l >= zapcore.DPanicLevel:
 		return hclog.Error
 	case l == zapcore.ErrorLevel:
-		return hclog.Warn
-	case l == zapcore.WarnLevel:
 		return hclog.Info
-	case l == zapcore.InfoLevel:
+	case l == zapcore.WarnLevel:
 		return hclog.Debug
 	}
 	return hclog.Trace

@@ -188,19 +188,27 @@ func tlsInfo(k *cert.Keys) transport.TLSInfo {
 	}
 }
 
-// Addresses are a member's peer and client addresses on the node at address: its next
-// two ports.
+// Addresses are a member's peer and client addresses on a node, by the node's data
+// address: the last two of its ports. That between is its agent's.
 func Addresses(address string) (peer, client string, err error) {
-	host, p, err := net.SplitHostPort(address)
-	if err != nil {
+	if peer, err = nextPort(address, 2); err != nil {
 		return "", "", err
 	}
-	n, err := strconv.ParseUint(p, 10, 16)
-	if err != nil || n > 65533 {
-		return "", "", fmt.Errorf("port %q is not from 1 to 65533", p)
+	client, err = nextPort(address, 3)
+	return peer, client, err
+}
+
+// nextPort is the address n ports on.
+func nextPort(address string, n uint64) (string, error) {
+	host, p, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", err
 	}
-	at := func(n uint64) string { return net.JoinHostPort(host, strconv.FormatUint(n, 10)) }
-	return at(n + 1), at(n + 2), nil
+	port, err := strconv.ParseUint(p, 10, 16)
+	if err != nil || port+n > 65535 {
+		return "", fmt.Errorf("port %q leaves no room for %d more", p, n)
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(port+n, 10)), nil
 }
 
 // WaitReady waits until the member serves, or ends.

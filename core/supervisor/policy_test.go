@@ -36,7 +36,7 @@ func TestMisbehavingPolicies(t *testing.T) {
 	defer func() { must(st.Close()) }()
 	m, err := meta.Open(ctx, meta.Options{Store: st}, meta.Cluster{ExtentBytes: 1 << 28})
 	must(err)
-	node, err := m.JoinNode(ctx, uuid.New(), "n")
+	node, err := m.JoinNode(ctx, meta.Node{ID: uuid.New(), Name: "n"})
 	must(err)
 	s, err := m.StartSession(ctx, meta.SessionOptions{Node: node.ID, TTL: time.Minute})
 	must(err)

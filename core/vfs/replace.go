@@ -23,6 +23,11 @@ func ReplaceFile(path string, b []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
+	return SyncDir(dir)
+}
+
+// SyncDir makes what was made, renamed and removed in a folder durable.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -410,6 +410,24 @@ func (s *Store) Restore(ctx context.Context, r io.Reader) error {
 	return err
 }
 
+// Wipe removes everything under a prefix; nobody may have a store open there.
+func Wipe(ctx context.Context, c *clientv3.Client, prefix string) error {
+	if _, err := c.Delete(ctx, prefix, clientv3.WithPrefix()); err != nil {
+		return fmt.Errorf("empty the Meta store in etcd: %w", err)
+	}
+	return nil
+}
+
+// Begun says whether a restore into the store under a prefix was cut short, so that
+// what is there must be wiped before the store can be used.
+func Begun(ctx context.Context, c *clientv3.Client, prefix string) (bool, error) {
+	r, err := c.Get(ctx, prefix+restoreKey, clientv3.WithCountOnly())
+	if err != nil {
+		return false, fmt.Errorf("look into etcd: %w", err)
+	}
+	return r.Count > 0, nil
+}
+
 // Close is store.Store.Close.
 func (s *Store) Close() error {
 	s.mu.Lock()

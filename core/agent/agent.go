@@ -33,8 +33,11 @@ import (
 	"github.com/mooring-io/mooring/core/vfs"
 )
 
-// stopTimeout bounds an orderly end: plugins finish, stores checkpoint.
-const stopTimeout = 45 * time.Second
+// stopTimeout bounds an orderly end: plugins finish, stores checkpoint, these within storeTimeout.
+const (
+	stopTimeout  = 45 * time.Second
+	storeTimeout = 30 * time.Second
+)
 
 // Options are what the command line says.
 type Options struct {
@@ -88,6 +91,7 @@ type agent struct {
 	mu     sync.Mutex
 	cfg    *config.Config // guarded by mu: a reload replaces it
 	stores []*openStore   // guarded by mu
+	ending []*openStore   // guarded by mu: being closed
 }
 
 // Run runs a node until ctx ends, or until it cannot go on.
@@ -145,7 +149,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 	for {
 		var undo stack
 		err := a.live(ctx, &undo)
-		ended := undo.run()
+		ended := a.end(undo, stopTimeout)
 		switch {
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			return ended // it was told to stop while it started
@@ -174,6 +178,24 @@ func (a *agent) waitAgain(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// end undoes everything, or gives up when timeout has passed: the process ends then, as in a crash.
+func (a *agent) end(undo stack, timeout time.Duration) error {
+	ended := make(chan error, 1)
+	go func() { ended <- undo.run() }() // outlives the agent only as long as the process
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(timeout):
+	}
+	what := "the node"
+	a.mu.Lock()
+	for _, s := range a.ending {
+		what += ", store " + s.name + " at " + s.path
+	}
+	a.mu.Unlock()
+	return fmt.Errorf("not ended in order within %v, and abandoned: %s", timeout, what)
 }
 
 // live is one life, from start until something ends it.

@@ -121,6 +121,20 @@ func TestNotify(t *testing.T) {
 	told("STOPPING=1")
 }
 
+// What never ends does not keep the process: its end says what was left.
+func TestEndIsBounded(t *testing.T) {
+	a := &agent{ending: []*openStore{{name: "slow", path: "/mnt/slow"}}}
+	forever := make(chan struct{})
+	defer close(forever)
+	err := a.end(stack{func() error { <-forever; return nil }}, time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), "store slow at /mnt/slow") {
+		t.Errorf("ended with %v", err)
+	}
+	if err := a.end(stack{func() error { return io.ErrClosedPipe }}, time.Minute); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
 const testNQN = "nqn.2026-11.io.mooring:test"
 
 func TestObjectsOverTheAPI(t *testing.T) {

@@ -61,8 +61,17 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 		default:
 			add("ok", fmt.Sprintf("store %s: %s left of %s", s.name, config.FormatSize(u.Free), config.FormatSize(u.Capacity)), "")
 		}
+		if _, err := os.Stat(s.path); err != nil {
+			add("error", fmt.Sprintf("the folder of store %s is gone: %v", s.name, err), "while the agent runs it has the data: mooring store drain "+s.name+" saves it")
+		}
 		if st := s.store.Stats(); st.CorruptBlocks > 0 {
 			add("error", fmt.Sprintf("store %s: %d blocks did not match their checksum", s.name, st.CorruptBlocks), "replace the disk; restore the volumes concerned from a backup")
+		}
+	}
+	if known, err := a.meta.Stores(ctx); err == nil {
+		for _, k := range a.away(known) {
+			add("error", fmt.Sprintf("store %s at %s is not open: %s; what lies on it alone is not served", k.Name, k.Path, k.Reason),
+				"bring its disk back and restart the agent; if it is lost: delete the volumes concerned, then mooring store remove "+k.Name)
 		}
 	}
 	out = append(out, a.doctorSpace()...)

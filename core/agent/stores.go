@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -41,8 +43,13 @@ func (a *agent) openStores(ctx context.Context, undo *stack) error {
 			list = append(list, config.Store{Name: s.Name, Path: s.Path, Media: s.Media})
 		}
 	}
+	reasons := map[string]error{} // by name
 	for _, c := range list {
-		err := a.openStore(ctx, c)
+		err := a.openKnown(ctx, c, slices.ContainsFunc(known, func(k meta.Store) bool { return k.Node == a.node.ID && k.Name == c.Name && k.Path == c.Path }))
+		if errors.Is(err, errStoreAway) {
+			reasons[c.Name] = err
+			continue
+		}
 		if errors.Is(err, extent.ErrCorrupt) {
 			return fmt.Errorf("store %s: %w; look at it with: mooring check -store %s (and -rebuild-meta if its index is lost)", c.Name, err, c.Path)
 		}
@@ -50,22 +57,46 @@ func (a *agent) openStores(ctx context.Context, undo *stack) error {
 			return fmt.Errorf("store %s: %w", c.Name, err)
 		}
 	}
-	return a.missStores(ctx, known)
+	return a.missStores(ctx, known, reasons)
+}
+
+// errStoreAway says that a store cannot be reached, and that the node does without it.
+var errStoreAway = errors.New("not there")
+
+// openKnown opens a store; one that had a life already is not made anew where its folder was, and the node comes up without it
+// when its medium is not there or does not answer.
+func (a *agent) openKnown(ctx context.Context, c config.Store, known bool) error {
+	if !known {
+		return a.openStore(ctx, c)
+	}
+	if _, err := os.Stat(c.Path); err != nil {
+		return fmt.Errorf("%w: %w", errStoreAway, err)
+	}
+	err := a.openStore(ctx, c)
+	if errors.Is(err, syscall.EIO) || errors.Is(err, extent.ErrNoSpace) {
+		return fmt.Errorf("%w: %w", errStoreAway, err)
+	}
+	return err
 }
 
 // missStores takes the stores of this node out of placement that are not there any
 // more, such as those of a disk that was formatted anew.
-func (a *agent) missStores(ctx context.Context, known []meta.Store) error {
+func (a *agent) missStores(ctx context.Context, known []meta.Store, reasons map[string]error) error {
 	for _, k := range known {
 		here := slices.ContainsFunc(a.openedStores(), func(o *openStore) bool {
 			id, _ := o.store.Identity()
 			return id == k.ID
 		})
-		if k.Node != a.node.ID || here || k.State == meta.StoreFailed {
+		if k.Node != a.node.ID || here {
 			continue
 		}
-		a.log.Error("a store that this node had is not here; what lies on it alone cannot be served", "store", k.Name, "id", k.ID, "path", k.Path)
-		if err := a.meta.SetStoreState(ctx, k.ID, meta.StoreFailed, "not there at the node's start"); err != nil {
+		reason := "another store is at its path"
+		if err := reasons[k.Name]; err != nil {
+			reason = err.Error()
+		}
+		a.log.Error("a store that this node had is not here; what lies on it alone cannot be served", "store", k.Name, "id", k.ID, "path", k.Path, "error", reason)
+		a.event(meta.Warning, "store-missing", k.Name, reason)
+		if err := a.meta.SetStoreState(ctx, k.ID, meta.StoreFailed, reason); err != nil {
 			return err
 		}
 	}
@@ -104,21 +135,30 @@ func (a *agent) openStore(ctx context.Context, c config.Store) error {
 }
 
 func (a *agent) closeStores() error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	a.mu.Lock()
 	stores := a.stores
-	a.stores = nil
+	a.stores, a.ending = nil, slices.Clone(stores)
 	a.mu.Unlock()
-	var errs []error
-	for _, s := range stores {
-		id, _ := s.store.Identity()
-		err := s.store.Close(ctx)
-		if err == nil {
-			err = a.toldMeta("the orderly end of store "+s.name, func(ctx context.Context) error { return a.meta.StopStore(ctx, id, s.life) })
-		}
-		errs = append(errs, err)
+	errs := make([]error, len(stores))
+	var all sync.WaitGroup
+	for i, s := range stores {
+		all.Go(func() {
+			id, _ := s.store.Identity()
+			err := s.store.Close(ctx)
+			if err != nil {
+				err = fmt.Errorf("store %s was abandoned: %w", s.name, err)
+			} else {
+				err = a.toldMeta("the orderly end of store "+s.name, func(ctx context.Context) error { return a.meta.StopStore(ctx, id, s.life) })
+			}
+			errs[i] = err
+			a.mu.Lock()
+			a.ending = slices.DeleteFunc(a.ending, func(o *openStore) bool { return o == s })
+			a.mu.Unlock()
+		})
 	}
+	all.Wait()
 	return errors.Join(errs...)
 }
 
@@ -187,7 +227,22 @@ func (a *agent) Stores(ctx context.Context) ([]admin.Store, error) {
 		}
 		out = append(out, o)
 	}
+	for _, k := range a.away(known) {
+		out = append(out, admin.Store{
+			Name: k.Name, ID: k.ID.String(), Path: k.Path, Media: k.Media, State: "failed: " + k.Reason, Incarnation: k.Incarnation, Capacity: k.Capacity,
+		})
+	}
 	return out, nil
+}
+
+// away are the stores of this node, of those that Meta knows, that are not open.
+func (a *agent) away(known []meta.Store) []meta.Store {
+	open := map[uuid.UUID]bool{}
+	for _, s := range a.openedStores() {
+		id, _ := s.store.Identity()
+		open[id] = true
+	}
+	return slices.DeleteFunc(slices.Clone(known), func(k meta.Store) bool { return k.Node != a.node.ID || open[k.ID] })
 }
 
 func (a *agent) findStore(name string) (*openStore, uuid.UUID, error) {
@@ -246,6 +301,9 @@ func (a *agent) DrainStore(ctx context.Context, name string) error {
 // RemoveStore implements admin.Agent. A store that holds extents stays.
 func (a *agent) RemoveStore(ctx context.Context, name string) error {
 	s, id, err := a.findStore(name)
+	if errors.Is(err, meta.ErrNotFound) {
+		return a.removeAway(ctx, name, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -278,4 +336,22 @@ func (a *agent) RemoveStore(ctx context.Context, name string) error {
 	a.mu.Unlock()
 	a.event(meta.Info, "store-removed", name, "")
 	return nil
+}
+
+// removeAway forgets a store that is not open, by its name, or by its ID if another has its name.
+func (a *agent) removeAway(ctx context.Context, name string, otherwise error) error {
+	known, err := a.meta.Stores(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range a.away(known) {
+		if k.Name == name || k.ID.String() == name {
+			if err := a.meta.RemoveStore(ctx, k.ID); err != nil {
+				return err
+			}
+			a.event(meta.Info, "store-removed", k.Name, "it was not there")
+			return nil
+		}
+	}
+	return otherwise
 }

@@ -21,8 +21,8 @@ const (
 	compactTables = 6               // tables that are worth it; Badger merges none where there are fewer, and holds writes up at 15
 )
 
-// closeTimeout bounds a Close: Badger tries for ever to write where it cannot.
-const closeTimeout = 15 * time.Second
+// closeTimeout bounds a Close: Badger tries for ever to write where it cannot. Tests shorten it.
+var closeTimeout = 15 * time.Second
 
 // ErrAbandoned says that a database could not be closed in order. What was committed lies in its log, if its folder still exists.
 var ErrAbandoned = errors.New("abandoned")

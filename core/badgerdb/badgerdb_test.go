@@ -1,9 +1,12 @@
 package badgerdb
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 )
@@ -50,5 +53,46 @@ func TestOpenWithEmptyLogs(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A database that cannot be closed in order is abandoned, in time: one whose folder is gone, or is another, and one whose tables
+// cannot be written.
+func TestAbandon(t *testing.T) {
+	closeTimeout = 100 * time.Millisecond
+	t.Cleanup(func() { closeTimeout = 15 * time.Second })
+	for name, spoil := range map[string]func(t *testing.T, dir string){
+		"gone": func(t *testing.T, dir string) {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"another": func(t *testing.T, dir string) {
+			if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"stuck": func(t *testing.T, dir string) {
+			for i := range 100 { // Badger makes files of these names, and does not expect them
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%06d.sst", i)), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := testOptions(t.TempDir())
+			db, err := Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := (model{}).put(db, Demand{}, "key", "value"); err != nil {
+				t.Fatal(err)
+			}
+			spoil(t, o.Dir)
+			if err := db.Close(); !errors.Is(err, ErrAbandoned) {
+				t.Errorf("closed with %v", err)
+			}
+		})
 	}
 }

@@ -3,7 +3,8 @@
 set -eu
 
 packages="linux-image-amd64 qemu-system-x86 busybox-static kmod xz-utils libc-bin nbdkit
-nvme-cli fio e2fsprogs util-linux iproute2 coreutils diffutils"
+nvme-cli fio e2fsprogs util-linux iproute2 coreutils diffutils
+libiscsi-bin qemu-utils qemu-block-extra"
 
 # A kernel counts by what it brings: any package of it will do.
 kernel_installed() {

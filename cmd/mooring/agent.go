@@ -18,9 +18,12 @@ func agentCommand(g *globals) *cobra.Command {
 		Use: "agent", Short: "Run this node", Args: cobra.NoArgs,
 		Long: `Run this node until SIGINT or SIGTERM. SIGHUP reloads the configuration.
 
-With -dev: temporary data (unless -data-dir is given), one volume of 1 GiB as
-namespace 1 of nqn.2026-11.io.mooring:dev for any host, on 127.0.0.1:4420.`,
-		Example: "  mooring agent -config config.hcl\n  mooring agent -dev -listen nvme-tcp://127.0.0.1:14420",
+With -dev: temporary data (unless -data-dir is given), one volume of 1 GiB for any
+host, as namespace 1 of nqn.2026-11.io.mooring:dev on 127.0.0.1:4420 and as LUN 0 of
+iqn.2026-11.io.mooring:dev on 127.0.0.1:3260. With -listen, there instead: at an
+nvme-tcp:// address, an iscsi:// address, or several. A port that another program
+has is said so; the others are served.`,
+		Example: "  mooring agent -config config.hcl\n  mooring agent -dev -listen nvme-tcp://127.0.0.1:14420 -listen iscsi://127.0.0.1:13260",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if (file == "") != o.Dev {
 				return &usageError{errors.New("give -config FILE, or -dev for a node to try things with")}

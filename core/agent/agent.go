@@ -44,7 +44,7 @@ type Options struct {
 	Config   *config.Config // nil with Dev
 	Dev      bool
 	DataDir  string   // with Dev: keep the data here; "" is a temporary folder
-	Listen   []string // with Dev: URLs; none is DevListen
+	Listen   []string // with Dev: URLs; none is DevListen and DevListenISCSI
 	LogLevel string   // overrides the file's
 	// Witness runs a node that only votes in the cluster's etcd.
 	Witness bool
@@ -420,23 +420,24 @@ func (a *agent) wait(ctx context.Context) error {
 // setLevel changes how much is logged, here and in all named loggers.
 func (a *agent) setLevel(level string) { a.log.SetLevel(hclog.LevelFromString(level)) }
 
-// offer is a subsystem as it is printed at start.
+// offer is a subsystem or a target as it is printed at start.
 type offer struct {
-	nqn     string
-	nsid    meta.NSID // its first namespace; 0: it has none
-	anyHost bool
+	protocol meta.Protocol
+	name     string    // NQN or IQN
+	first    meta.NSID // its first namespace, or unit; 0: it has none
+	anyHost  bool
 }
 
 func (a *agent) offers() []offer {
-	subs, err := a.meta.Subsystems(context.Background())
+	all, err := a.meta.Exports(context.Background())
 	if err != nil {
 		return nil
 	}
 	var out []offer
-	for _, s := range subs {
-		o := offer{nqn: s.NQN, anyHost: s.AllowAnyHost}
+	for _, s := range all {
+		o := offer{protocol: s.Protocol(), name: s.NQN, anyHost: s.AllowAnyHost}
 		if ns, err := a.meta.Namespaces(context.Background(), s.NQN); err == nil && len(ns) > 0 {
-			o.nsid = ns[0].NSID
+			o.first = ns[0].NSID
 		}
 		out = append(out, o)
 	}

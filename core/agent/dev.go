@@ -9,14 +9,17 @@ import (
 	"strings"
 
 	"github.com/mooring-io/mooring/core/config"
+	"github.com/mooring-io/mooring/core/meta"
 )
 
 // What -dev serves.
 const (
-	DevListen    = "nvme-tcp://127.0.0.1:4420"
-	DevSubsystem = "nqn.2026-11.io.mooring:dev"
-	devVolume    = "dev"
-	devBytes     = 1 << 30
+	DevListen      = "nvme-tcp://127.0.0.1:4420"
+	DevListenISCSI = "iscsi://127.0.0.1:3260"
+	DevSubsystem   = "nqn.2026-11.io.mooring:dev"
+	DevTarget      = "iqn.2026-11.io.mooring:dev"
+	devVolume      = "dev"
+	devBytes       = 1 << 30
 )
 
 // devConfig is the configuration of a node to try things with.
@@ -41,7 +44,7 @@ func (a *agent) devConfig() error {
 	a.cfg.Admin.Metrics = "127.0.0.1:0" // the fixed port is that of a node with a file
 	listen := a.o.Listen
 	if len(listen) == 0 {
-		listen = []string{DevListen}
+		listen = []string{DevListen, DevListenISCSI}
 	}
 	for _, l := range listen {
 		if err := config.CheckListen(l); err != nil {
@@ -58,7 +61,7 @@ func (a *agent) greet() {
 	fmt.Fprintf(w, "\nnode %s, version %s\n  data      %s (%s)\n", a.node.Name, a.o.Version, a.cfg.DataDir, a.dataNote())
 	for _, l := range a.Listeners() {
 		if l.State != "up" {
-			fmt.Fprintf(w, "  NOT listening at %s: %s\n", l.URL, l.State)
+			fmt.Fprintf(w, "  NOT listening at %s: %s%s\n", l.URL, l.State, listenHint(l.State))
 			continue
 		}
 		fmt.Fprintf(w, "  listening %s\n", l.URL)
@@ -92,7 +95,7 @@ func (a *agent) dataNote() string {
 	return "kept"
 }
 
-// connectLines are the commands that connect a host to one subsystem at one address.
+// connectLines are the commands that connect a host to one subsystem or target at one address.
 func connectLines(listen string, o offer) []string {
 	u, err := url.Parse(listen)
 	if err != nil {
@@ -102,16 +105,29 @@ func connectLines(listen string, o offer) []string {
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "ADDRESS"
 	}
+	address := net.JoinHostPort(host, u.Port())
+	if u.Scheme == iscsiScheme && o.protocol == meta.ISCSI {
+		lines := []string{
+			"iscsiadm -m discovery -t sendtargets -p " + address,
+			fmt.Sprintf("iscsiadm -m node -T %s -p %s --login", o.name, address),
+		}
+		if o.anyHost && o.first != 0 {
+			lines = append(lines, fmt.Sprintf("qemu-img info iscsi://%s/%s/%d   # without kernel iSCSI", address, o.name, meta.LUNOf(o.first)))
+		}
+		return lines
+	}
 	transport, ok := strings.CutPrefix(u.Scheme, "nvme-")
-	if !ok {
+	if !ok || o.protocol != meta.NVMe {
 		return nil
 	}
-	lines := []string{fmt.Sprintf("nvme connect -t %s -a %s -s %s -n %s", transport, host, u.Port(), o.nqn)}
-	if transport == "tcp" && o.anyHost && o.nsid != 0 {
-		lines = append(lines, fmt.Sprintf("%s bench '%s://%s/%s?ns=%d' -rw randread -qd 32   # without kernel NVMe/TCP", os.Args[0], u.Scheme, net.JoinHostPort(host, u.Port()), o.nqn, o.nsid))
+	lines := []string{fmt.Sprintf("nvme connect -t %s -a %s -s %s -n %s", transport, host, u.Port(), o.name)}
+	if transport == "tcp" && o.anyHost && o.first != 0 {
+		lines = append(lines, fmt.Sprintf("%s bench '%s://%s/%s?ns=%d' -rw randread -qd 32   # without kernel NVMe/TCP", os.Args[0], u.Scheme, address, o.name, o.first))
 	}
 	return lines
 }
+
+const iscsiScheme = "iscsi"
 
 func loopback(listen string) bool {
 	u, err := url.Parse(listen)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -42,7 +43,14 @@ func (a *agent) createDev(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	if _, err = a.meta.Target(ctx, DevTarget); !errors.Is(err, meta.ErrNotFound) {
+		return err
+	}
+	if _, err := a.meta.CreateTarget(ctx, meta.Target{IQN: DevTarget, AllowAnyHost: true}); err != nil {
+		return err
+	}
+	_, err = a.meta.AttachUnit(ctx, DevTarget, 0, v.ID, nil, nil)
+	return err
 }
 
 func (a *agent) apply(ctx context.Context, c *config.Config) (meta.Report, error) {

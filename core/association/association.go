@@ -99,6 +99,10 @@ func hostOf(h *proto.HostIdentity) (access.Host, error) {
 		copy(out.ID[:], h.HostId)
 	case proto.Protocol_PROTOCOL_ISCSI:
 		out.Protocol = meta.ISCSI
+		if len(h.HostId) != isidBytes {
+			return out, fmt.Errorf("the ISID has %d bytes, not %d", len(h.HostId), isidBytes)
+		}
+		copy(out.ID[:], h.HostId)
 	default:
 		return out, fmt.Errorf("protocol %v is unknown", h.GetProtocol())
 	}
@@ -119,7 +123,10 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 	if err != nil {
 		return nil, err
 	}
-	if host.Protocol == meta.NVMe && !sub.Allows(host.Name) {
+	if host.Protocol != sub.Protocol() {
+		return nil, &refused{proto.AssociateResult_ASSOCIATE_NO_SUBSYSTEM, "it is one of another protocol"}
+	}
+	if !sub.Allows(host.Name) {
 		s.refusals.note(s.Journal, host.Name, sub.NQN, r.Peer)
 		return nil, &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, "the host is not allowed: mooring host allow " + sub.NQN + " " + host.Name}
 	}
@@ -130,7 +137,13 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 		return nil, err
 	}
 	for _, old := range s.of(p) {
-		if old.accessPoint == r.AccessPointId {
+		// A target whose sessions are redirected has one portal group: the same initiator
+		// port at another access point is the same I_T nexus.
+		anywhere := sub.Target != nil && sub.Target.Mode == meta.Redirect
+		if host.Protocol == meta.ISCSI && !old.host.Same(host) {
+			continue // another session of the same initiator
+		}
+		if anywhere || old.accessPoint == r.AccessPointId {
 			if err := s.endLocked(ctx, old, false, "the host began a new association"); err != nil {
 				return nil, err
 			}
@@ -278,24 +291,29 @@ func (s *Service) withdraw(ctx context.Context, a *association, clean bool) erro
 	for _, g := range a.grants {
 		handles = append(handles, g.handle)
 	}
+	grants := a.grants
 	a.grants, a.away = map[meta.NSID]*grant{}, map[meta.NSID]uint64{}
 	a.mu.Unlock()
 	err := a.life.client.Revoke(ctx, handles...)
 	if errors.Is(err, access.ErrStopped) {
 		err = nil
 	}
-	return errors.Join(err, s.endInMeta(ctx, unended{a, clean}))
+	return errors.Join(err, s.endInMeta(ctx, unended{a, clean, grants}))
 }
 
 // unended is an association that has ended, which Meta could not be told yet.
 type unended struct {
 	*association
-	clean bool
+	clean  bool
+	grants map[meta.NSID]*grant // that it had
 }
 
 // endInMeta tells Meta of an end, and keeps it for finishEnds if that fails.
 func (s *Service) endInMeta(ctx context.Context, u unended) error {
-	err := s.Meta.EndAssociation(ctx, s.Session, u.subsystem, u.host, u.id, u.clean)
+	err := s.releaseUnits(ctx, u)
+	if err == nil {
+		err = s.Meta.EndAssociation(ctx, s.Session, u.subsystem, u.host, u.id, u.clean)
+	}
 	if err != nil {
 		s.mu.Lock()
 		s.unended = append(s.unended, u)

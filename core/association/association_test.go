@@ -116,8 +116,9 @@ type plugin struct {
 	dead func()
 
 	mu     sync.Mutex
-	grants map[uint64]*proto.Grants // last, by association; guarded by mu
-	ends   []uint64                 // guarded by mu
+	grants map[uint64]*proto.Grants              // last, by association; guarded by mu
+	ends   []uint64                              // guarded by mu
+	told   map[uint64]proto.ReservationEventType // last, by association; guarded by mu
 }
 
 type stream struct {
@@ -134,6 +135,9 @@ func (s stream) Send(u *proto.Update) error {
 	if g := u.GetGrants(); g != nil {
 		s.p.grants[g.Association] = g
 	}
+	if r := u.GetReservation(); r != nil {
+		s.p.told[r.Association] = r.Type
+	}
 	if e := u.GetEnd(); e != nil {
 		s.p.ends = append(s.p.ends, e.Association)
 	}
@@ -142,7 +146,7 @@ func (s stream) Send(u *proto.Update) error {
 
 func (w *world) plugin() *plugin {
 	w.Helper()
-	p := &plugin{w: w, inst: &supervisor.Instance{Plugin: "p"}, grants: map[uint64]*proto.Grants{}}
+	p := &plugin{w: w, inst: &supervisor.Instance{Plugin: "p"}, grants: map[uint64]*proto.Grants{}, told: map[uint64]proto.ReservationEventType{}}
 	var err error
 	if p.core, err = w.Attach(w.ctx, p.inst); err != nil {
 		w.Fatal(err)

@@ -29,7 +29,7 @@ type namespace struct {
 // read reads the view. A namespace whose volume vanishes meanwhile is left out; a
 // hint about it is on its way.
 func (s *Service) read(ctx context.Context) (*view, error) {
-	subs, err := s.Meta.Subsystems(ctx)
+	subs, err := s.Meta.Exports(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +76,10 @@ func (s *Service) exportsNow(ctx context.Context) (*proto.Exports, error) {
 	}
 	for _, nqn := range v.order {
 		x := v.subsystems[nqn]
+		if x.Target != nil {
+			out.Targets = append(out.Targets, exportTarget(x, used))
+			continue
+		}
 		p := &proto.Subsystem{
 			Nqn: x.NQN, Serial: x.Serial, Model: x.Model, AllowAnyHost: x.AllowAnyHost, AllowedHosts: x.AllowedHosts,
 			MaxNamespaces: x.Subsystem.Namespaces, Generation: x.Generation,
@@ -86,6 +90,17 @@ func (s *Service) exportsNow(ctx context.Context) (*proto.Exports, error) {
 		out.Subsystems = append(out.Subsystems, p)
 	}
 	return out, nil
+}
+
+func exportTarget(x *subsystem, used map[uuid.UUID]int64) *proto.Target {
+	t := &proto.Target{Iqn: x.NQN, AllowAnyHost: x.AllowAnyHost, AllowedHosts: x.AllowedHosts, Generation: x.Generation}
+	if x.Target.Mode == meta.ALUA {
+		t.Mode = proto.TargetMode_TARGET_ALUA
+	}
+	for _, n := range x.namespaces {
+		t.Units = append(t.Units, exportNamespace(n, used[n.volume.ID]))
+	}
+	return t
 }
 
 func exportNamespace(n namespace, used int64) *proto.Namespace {

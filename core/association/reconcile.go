@@ -107,7 +107,7 @@ func (s *Service) settleLocked(ctx context.Context, p pair, v *view) error {
 		return nil
 	}
 	var failed []error
-	if sub := v.subsystems[p.subsystem]; sub == nil || (p.host.Protocol == meta.NVMe && !sub.Allows(p.host.Name)) {
+	if sub := v.subsystems[p.subsystem]; sub == nil || !sub.Allows(p.host.Name) {
 		for _, a := range all {
 			failed = append(failed, s.endLocked(ctx, a, false, "the host is not allowed any more"))
 		}
@@ -207,11 +207,11 @@ func (s *Service) resize(ctx context.Context, v *view) error {
 func (s *Service) settle(ctx context.Context, a *association, v *view, paths map[meta.NSID]meta.Path) (changed bool, err error) {
 	sub := v.subsystems[a.subsystem]
 	if sub == nil {
-		return false, fmt.Errorf("subsystem %s: %w", a.subsystem, meta.ErrNotFound)
+		return false, fmt.Errorf("%s: %w", a.subsystem, meta.ErrNotFound)
 	}
 	var want []namespace
 	for _, n := range sub.namespaces {
-		if a.host.Protocol != meta.NVMe || n.VisibleHost(a.host.Name) {
+		if n.VisibleHost(a.host.Name) {
 			want = append(want, n)
 		}
 	}

@@ -2,7 +2,10 @@ package association
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -19,7 +22,7 @@ func (g *guard) AllowsWrite(h access.Host) bool { return g.Allows(h, meta.OpWrit
 
 // guardOf is nil where there is nothing to guard.
 func guardOf(r meta.Reservation) access.Guard {
-	if r.Type == meta.NoReservation {
+	if !r.Guards() {
 		return nil
 	}
 	return &guard{r}
@@ -57,7 +60,7 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 		if err != nil {
 			return nil, err
 		}
-		return &proto.ReserveResponse{State: s.present(a.subsystem, state)}, nil
+		return &proto.ReserveResponse{State: s.present(g.id, state)}, nil
 	}
 	out, err := s.Meta.Reserve(ctx, g.id, meta.ReserveRequest{
 		ID: uuid.New(), Host: a.host, Action: meta.ReserveAction(r.Action), Key: r.CurrentKey, NewKey: r.NewKey, IgnoreKey: r.IgnoreKey,
@@ -72,14 +75,37 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 			return nil, fmt.Errorf("put the reservation in force: %w", err)
 		}
 	}
-	s.notify(a.subsystem, meta.NSID(r.Nsid), out.Tell)
-	return &proto.ReserveResponse{Result: results[out.Result], State: s.present(a.subsystem, out.State)}, nil
+	s.notify(g.id, out.Tell)
+	return &proto.ReserveResponse{Result: results[out.Result], State: s.present(g.id, out.State)}, nil
 }
 
 var results = map[meta.ReserveResult]proto.ReserveResult{
 	meta.ReserveOK:       proto.ReserveResult_RESERVE_OK,
 	meta.ReserveConflict: proto.ReserveResult_RESERVE_CONFLICT,
 	meta.ReserveInvalid:  proto.ReserveResult_RESERVE_INVALID,
+}
+
+// releaseUnits ends what a session reserved with RESERVE (6). SPC-2 5.5.1
+func (s *Service) releaseUnits(ctx context.Context, u unended) error {
+	if u.host.Protocol != meta.ISCSI {
+		return nil
+	}
+	for _, g := range u.grants {
+		state, err := s.Meta.Reservation(ctx, g.id)
+		if err != nil {
+			return err
+		}
+		if state.Unit == nil || !state.Unit.Same(u.host) {
+			continue
+		}
+		if _, err := s.Meta.Reserve(ctx, g.id, meta.ReserveRequest{ID: uuid.New(), Host: u.host, Action: meta.ReserveReleaseUnit}); err != nil {
+			return fmt.Errorf("end the reservation of a session: %w", err)
+		}
+		if err := s.enforce(ctx, g.volume, g.id); err != nil && !errors.Is(err, access.ErrStopped) {
+			return err
+		}
+	}
+	return nil
 }
 
 // enforce installs what Meta says now, not what one request left: of two at once, or
@@ -93,25 +119,14 @@ func (s *Service) enforce(ctx context.Context, volume *access.Volume, id uuid.UU
 	return volume.SetGuard(ctx, guardOf(state))
 }
 
-// notify tells hosts what another one did to their reservation.
-func (s *Service) notify(nqn string, nsid meta.NSID, tell []meta.Notification) {
-	s.mu.Lock()
-	var all []*association
-	for _, a := range s.assocs {
-		if a.subsystem == nqn {
-			all = append(all, a)
-		}
+// notify tells hosts what another one did to their reservation of a volume.
+func (s *Service) notify(volume uuid.UUID, tell []meta.Notification) {
+	if len(tell) == 0 {
+		return
 	}
-	s.mu.Unlock()
-	for _, n := range tell {
-		for _, a := range all {
-			if !a.host.Same(n.Host) {
-				continue
-			}
-			a.mu.Lock()
-			sees := a.grants[nsid] != nil
-			a.mu.Unlock()
-			if sees {
+	for a, nsid := range s.having(volume) {
+		for _, n := range tell {
+			if a.host.Same(n.Host) {
 				a.life.tell(&proto.Update{Update: &proto.Update_Reservation{Reservation: &proto.ReservationEvent{
 					Association: a.id, Nsid: uint32(nsid), Type: proto.ReservationEventType(n.Type),
 				}}})
@@ -120,33 +135,61 @@ func (s *Service) notify(nqn string, nsid meta.NSID, tell []meta.Notification) {
 	}
 }
 
-// present is a reservation as plugins see it, with the controllers of the registrants.
-func (s *Service) present(nqn string, r meta.Reservation) *proto.ReservationState {
-	out := &proto.ReservationState{Generation: r.Generation, Type: proto.ReservationType(r.Type), Persist: r.Persist}
+// having finds the associations that have a volume, and what they call it.
+func (s *Service) having(volume uuid.UUID) map[*association]meta.NSID {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range r.Registrants {
-		p := proto.Protocol_PROTOCOL_NVME
-		if g.Host.Protocol == meta.ISCSI {
-			p = proto.Protocol_PROTOCOL_ISCSI
+	all := slices.Collect(maps.Values(s.assocs))
+	s.mu.Unlock()
+	out := map[*association]meta.NSID{}
+	for _, a := range all {
+		a.mu.Lock()
+		for nsid, g := range a.grants {
+			if g.id == volume {
+				out[a] = nsid
+			}
 		}
+		a.mu.Unlock()
+	}
+	return out
+}
+
+// present is a volume's reservation as plugins see it, with the controllers of the
+// registrants. iSCSI initiator ports have none.
+func (s *Service) present(volume uuid.UUID, r meta.Reservation) *proto.ReservationState {
+	out := &proto.ReservationState{Generation: r.Generation, Type: proto.ReservationType(r.Type), Persist: r.Persist}
+	if r.Unit != nil {
+		out.Unit = identity(*r.Unit)
+	}
+	having := s.having(volume)
+	for _, g := range r.Registrants {
 		here := false
-		for _, a := range s.assocs {
-			if a.subsystem == nqn && a.host.Same(g.Host) {
+		for a := range having {
+			if g.Host.Protocol == meta.NVMe && a.host.Same(g.Host) {
 				here = true
-				out.Registrants = append(out.Registrants, registrant(p, g, uint32(a.controller)))
+				out.Registrants = append(out.Registrants, registrant(g, uint32(a.controller)))
 			}
 		}
 		if !here {
-			out.Registrants = append(out.Registrants, registrant(p, g, 0xFFFF))
+			out.Registrants = append(out.Registrants, registrant(g, noController))
 		}
 	}
 	return out
 }
 
-func registrant(p proto.Protocol, g meta.Registrant, controller uint32) *proto.Registrant {
-	id := g.Host.ID
-	return &proto.Registrant{
-		Host: &proto.HostIdentity{Protocol: p, Name: g.Host.Name, HostId: id[:]}, Key: g.Key, Holder: g.Holder, ControllerId: controller,
+// noController is the controller of a registrant that is not associated now.
+const noController = 0xFFFF
+
+func registrant(g meta.Registrant, controller uint32) *proto.Registrant {
+	return &proto.Registrant{Host: identity(g.Host), Key: g.Key, Holder: g.Holder, ControllerId: controller}
+}
+
+// isidBytes is the length of an ISID, which lies at the beginning of a HostID's ID.
+const isidBytes = 6
+
+func identity(h meta.HostID) *proto.HostIdentity {
+	out := &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_NVME, Name: h.Name, HostId: h.ID[:]}
+	if h.Protocol == meta.ISCSI {
+		out.Protocol, out.HostId = proto.Protocol_PROTOCOL_ISCSI, h.ID[:isidBytes]
 	}
+	return out
 }

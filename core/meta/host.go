@@ -21,7 +21,7 @@ const (
 type HostID struct {
 	Protocol Protocol `json:"protocol"`
 	Name     string   `json:"name"`             // NQN or IQN
-	ID       UID      `json:"host_id,omitzero"` // NVMe host identifier; zero for iSCSI
+	ID       UID      `json:"host_id,omitzero"` // NVMe host identifier; or the ISID of an iSCSI session, then zeros
 }
 
 // UID is a 128-bit identifier, hexadecimal in JSON.
@@ -40,15 +40,16 @@ func (u *UID) UnmarshalText(b []byte) error {
 }
 
 // Same says whether two identities are one registrant: NVMe hosts by their host
-// identifier, whatever NQN they use (Base 8.19), others by name.
+// identifier, whatever NQN they use (Base 8.19), iSCSI initiator ports by name and ISID
+// (RFC 7143 4.4.2), others by name.
 func (h HostID) Same(o HostID) bool {
 	if h.Protocol != o.Protocol {
 		return false
 	}
-	if h.ID != (UID{}) || o.ID != (UID{}) {
+	if h.Protocol != ISCSI && (h.ID != (UID{}) || o.ID != (UID{})) {
 		return h.ID == o.ID
 	}
-	return h.Name == o.Name
+	return h.Name == o.Name && h.ID == o.ID
 }
 
 // key names the host in paths and associations, where its name counts.

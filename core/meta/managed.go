@@ -245,15 +245,11 @@ func (a *applier) subsystem(d DesiredSubsystem) {
 	}
 }
 
-func namespaceName(nqn string, id NSID) string {
-	return fmt.Sprintf("subsystem %s namespace %d", nqn, id)
-}
-
 func (a *applier) namespace(s Subsystem, d DesiredNamespace, parent error) {
 	if a.err != nil {
 		return
 	}
-	what := namespaceName(s.NQN, d.NSID)
+	what := unitTitle(s.NQN, d.NSID)
 	a.keep[what] = true
 	if parent != nil {
 		return // said already
@@ -278,7 +274,7 @@ func (a *applier) namespace(s Subsystem, d DesiredNamespace, parent error) {
 		err = invalid("volume", "the one that is attached there (%s), or detach it first; it is %s", a.volumeName(old.Volume), d.Volume)
 	default:
 		var hosts []string
-		hosts, err = checkHosts("visible to", d.VisibleTo)
+		hosts, err = checkHosts(s.Protocol(), "visible to", d.VisibleTo)
 		if err == nil {
 			err = a.m.setNamespace(a.ctx, s.NQN, d.NSID, func(n *Namespace) error {
 				n.VisibleTo, n.Managed = hosts, &d.Managed
@@ -348,12 +344,12 @@ func (a *applier) release() error {
 			}
 		}
 	}
-	subsystems, err := a.m.Subsystems(a.ctx)
+	subsystems, err := a.m.Exports(a.ctx)
 	if err != nil {
 		return err
 	}
 	for _, s := range subsystems {
-		if what := "subsystem " + s.NQN; gone(what, s.Managed) {
+		if what := s.title(); gone(what, s.Managed) {
 			_, err := a.m.changeSubsystem(a.ctx, s.NQN, func(_ *txn, s *Subsystem) error { s.Managed = nil; return nil })
 			if err := done(what, err); err != nil {
 				return err
@@ -365,7 +361,7 @@ func (a *applier) release() error {
 		return err
 	}
 	for _, n := range namespaces {
-		if what := namespaceName(n.Subsystem, n.NSID); gone(what, n.Managed) {
+		if what := unitTitle(n.Subsystem, n.NSID); gone(what, n.Managed) {
 			err := a.m.setNamespace(a.ctx, n.Subsystem, n.NSID, func(n *Namespace) error { n.Managed = nil; return nil })
 			if err := done(what, err); err != nil {
 				return err

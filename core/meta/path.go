@@ -28,7 +28,7 @@ func NewPathKey(h HostID, nqn string, id NSID) PathKey {
 }
 
 func (k PathKey) String() string {
-	return fmt.Sprintf("host %s, subsystem %s namespace %d", k.Host.Name, k.Subsystem, k.NSID)
+	return fmt.Sprintf("host %s, %s", k.Host.Name, unitTitle(k.Subsystem, k.NSID))
 }
 
 // Path is the placement of one host's namespace: at most one optimized access point
@@ -119,10 +119,10 @@ func (m *Meta) BeginAssociation(ctx context.Context, s *Session, nqn string, h H
 		}
 		sub, srev, err := load[Subsystem](ctx, m, keySubsystem(nqn))
 		if err != nil {
-			return fmt.Errorf("subsystem %s: %w", nqn, err)
+			return fmt.Errorf("%s: %w", exportTitle(nqn), err)
 		}
-		if h.Protocol == NVMe && !sub.Allows(h.Name) {
-			return invalid("host", "one that subsystem %s allows; %s is not", nqn, h.Name)
+		if !sub.Allows(h.Name) {
+			return invalid("host", "one that %s allows; %s is not", sub.title(), h.Name)
 		}
 		a, err := m.associations(ctx, nqn, h)
 		if err != nil {

@@ -50,6 +50,9 @@ type Reservation struct {
 	Type        ReservationType `json:"type"`
 	Persist     bool            `json:"persist"` // through power loss (PTPL)
 	Registrants []Registrant    `json:"registrants,omitempty"`
+	// Unit is the iSCSI initiator port that has the volume by RESERVE (6), without any
+	// registration; nil: none. It does not outlive the session.
+	Unit *HostID `json:"unit,omitempty"`
 	// Recent are the last requests carried out, so that a repeated one is not done twice.
 	Recent []uuid.UUID `json:"recent,omitempty"`
 }
@@ -75,6 +78,9 @@ const (
 	ReserveRelease
 	ReserveClear
 	ReserveSetPersistence // Set Features, Reservation Persistence
+	ReserveUnit           // RESERVE (6) of SCSI, and so are those below
+	ReserveReleaseUnit    // RELEASE (6)
+	ReserveResetUnit      // a reset of the logical unit
 )
 
 // PersistenceChange is the CPTPL field of a registration. Base 7.3
@@ -146,9 +152,15 @@ func (r *Reservation) Holds(h HostID) bool {
 	return i >= 0 && r.Registrants[i].Holder
 }
 
+// Guards says whether there is anything that Allows could refuse.
+func (r *Reservation) Guards() bool { return r.Type != NoReservation || r.Unit != nil }
+
 // Allows says whether a command of the host gets through. It is to be asked where
 // commands are ordered. A nil reservation allows all.
 func (r *Reservation) Allows(h HostID, c OpClass) bool {
+	if r != nil && r.Unit != nil {
+		return r.Unit.Same(h)
+	}
 	if r == nil || r.Type == NoReservation || (c == OpRead && r.Type.writeOnly()) {
 		return true
 	}
@@ -171,9 +183,15 @@ func (r Reservation) Apply(q ReserveRequest) (Reservation, ReserveResult, []Noti
 }
 
 func (r *Reservation) apply(q ReserveRequest, told *[]Notification) ReserveResult {
-	switch q.Action {
-	case ReserveReport:
+	switch {
+	case q.Action == ReserveReport:
 		return ReserveOK
+	case r.Unit != nil && q.Action < ReserveUnit:
+		return ReserveConflict // SPC-2 5.5.1, whoever asks
+	case q.Host.Protocol == ISCSI:
+		return r.applySCSI(q, told)
+	}
+	switch q.Action {
 	case ReserveRegister, ReserveUnregister, ReserveReplace:
 		return r.register(q, told)
 	case ReserveAcquire, ReservePreempt, ReservePreemptAbort:
@@ -182,6 +200,7 @@ func (r *Reservation) apply(q ReserveRequest, told *[]Notification) ReserveResul
 		return r.release(q, told)
 	case ReserveSetPersistence:
 		return r.persist(q.Persistence)
+	case ReserveReport, ReserveUnit, ReserveReleaseUnit, ReserveResetUnit:
 	}
 	return ReserveInvalid
 }
@@ -367,9 +386,28 @@ func (r *Reservation) release(q ReserveRequest, told *[]Notification) ReserveRes
 	return ReserveOK
 }
 
+// Without is the state after all hosts of a protocol were unregistered, because the volume is not
+// theirs any more.
+func (r Reservation) Without(p Protocol) Reservation {
+	n := r
+	n.Registrants = slices.Clone(r.Registrants)
+	if n.Unit != nil && n.Unit.Protocol == p {
+		n.Unit = nil
+	}
+	var told []Notification
+	for i := len(n.Registrants) - 1; i >= 0; i-- {
+		if n.Registrants[i].Host.Protocol == p {
+			n.remove(i, &told)
+			n.Generation++
+		}
+	}
+	return n
+}
+
 // PowerLoss is the state after the power of the whole subsystem was lost.
 func (r Reservation) PowerLoss() Reservation {
 	if r.Persist {
+		r.Unit = nil
 		return r
 	}
 	return Reservation{}
@@ -392,13 +430,13 @@ type ReserveOutcome struct {
 func (m *Meta) Reserve(ctx context.Context, volume uuid.UUID, q ReserveRequest) (ReserveOutcome, error) {
 	var out ReserveOutcome
 	err := m.retry(ctx, func(x *txn) error {
-		at, arev, err := load[Attachment](ctx, m, keyAttached(volume))
+		_, arev, err := load[Attachments](ctx, m, keyAttached(volume))
 		if err != nil {
 			return fmt.Errorf("volume %s is not attached: %w", volume, err)
 		}
 		r, rev, err := load[Reservation](ctx, m, keyReservation(volume))
 		if err != nil && !isNotFound(err) {
-			return fmt.Errorf("reservation of %s: %w", at, err)
+			return fmt.Errorf("reservation of volume %s: %w", volume, err)
 		}
 		if q.ID != uuid.Nil && slices.Contains(r.Recent, q.ID) {
 			out = ReserveOutcome{State: r, Changed: true}
@@ -447,8 +485,11 @@ func (m *Meta) PowerLoss(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if next := r.PowerLoss(); !same(next, r) {
+			switch next := r.PowerLoss(); {
+			case same(next, Reservation{}):
 				x.remove(keyReservation(v.ID), rev)
+			case !same(next, r):
+				x.update(keyReservation(v.ID), rev, next)
 			}
 			return nil
 		})

@@ -18,6 +18,8 @@ var (
 	hostA = meta.HostID{Protocol: meta.NVMe, Name: "nqn.2026-11.io.mooring:a", ID: meta.UID{1}}
 	hostB = meta.HostID{Protocol: meta.NVMe, Name: "nqn.2026-11.io.mooring:b", ID: meta.UID{2}}
 	hostC = meta.HostID{Protocol: meta.NVMe, Name: "nqn.2026-11.io.mooring:c", ID: meta.UID{3}}
+	portX = meta.HostID{Protocol: meta.ISCSI, Name: "iqn.2026-11.io.mooring:x", ID: meta.UID{1}}
+	portY = meta.HostID{Protocol: meta.ISCSI, Name: "iqn.2026-11.io.mooring:y", ID: meta.UID{1}}
 )
 
 func hostOf(letter byte) (meta.HostID, uint64) {
@@ -26,6 +28,10 @@ func hostOf(letter byte) (meta.HostID, uint64) {
 		return hostA, 0xa
 	case 'b':
 		return hostB, 0xb
+	case 'x':
+		return portX, 0x1
+	case 'y':
+		return portY, 0x2
 	}
 	return hostC, 0xc
 }
@@ -50,7 +56,7 @@ func parseStep(t *testing.T, step string) meta.ReserveRequest {
 	actions := map[string]meta.ReserveAction{
 		"reg": meta.ReserveRegister, "unreg": meta.ReserveUnregister, "replace": meta.ReserveReplace, "acq": meta.ReserveAcquire,
 		"preempt": meta.ReservePreempt, "abort": meta.ReservePreemptAbort, "rel": meta.ReserveRelease, "clear": meta.ReserveClear,
-		"persist": meta.ReserveSetPersistence,
+		"persist": meta.ReserveSetPersistence, "reserve6": meta.ReserveUnit, "release6": meta.ReserveReleaseUnit, "reset": meta.ReserveResetUnit,
 	}
 	types := map[string]meta.ReservationType{
 		"we": meta.WriteExclusive, "ea": meta.ExclusiveAccess, "wer": meta.WriteExclusiveRegistrants,
@@ -81,7 +87,9 @@ func parseStep(t *testing.T, step string) meta.ReserveRequest {
 			q.NewKey = 7
 		case word == "key7":
 			q.Key = 7
-		case word == "a", word == "b", word == "c":
+		case word == "key0":
+			q.Key = 0
+		case word == "a", word == "b", word == "c", word == "x", word == "y":
 			_, q.NewKey = hostOf(word[0])
 		default:
 			t.Fatalf("no meaning of %q in %q", word, step)
@@ -105,6 +113,9 @@ func state(r meta.Reservation) string {
 	}
 	if r.Persist {
 		out = append(out, "ptpl")
+	}
+	if r.Unit != nil {
+		out = append(out, "unit:"+r.Unit.Name[len(r.Unit.Name)-1:])
 	}
 	return strings.Join(out, " ")
 }

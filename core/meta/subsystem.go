@@ -24,50 +24,91 @@ const MaxNamespaces = 1024
 // maxHosts bounds an allow list and a visibility list.
 const maxHosts = 1024
 
-// Subsystem is an NVMe subsystem.
+// Subsystem is an NVMe subsystem; or an iSCSI target, which package meta shows as a Target: a name
+// under which hosts of one protocol find volumes.
 type Subsystem struct {
-	NQN          string    `json:"nqn"`
+	NQN          string    `json:"nqn"` // or the target's IQN
 	Tenant       string    `json:"tenant"`
 	Serial       string    `json:"serial"` // 1 to 20 ASCII characters
 	Model        string    `json:"model"`  // 1 to 40 ASCII characters
 	AllowAnyHost bool      `json:"allow_any_host"`
-	AllowedHosts []string  `json:"allowed_hosts,omitempty"` // NQNs, sorted
+	AllowedHosts []string  `json:"allowed_hosts,omitempty"` // NQNs, or IQNs, sorted
 	Namespaces   uint32    `json:"max_namespaces"`          // NN, fixed
 	NextNSID     NSID      `json:"next_nsid"`               // where the search for a free one begins
 	Generation   uint64    `json:"generation"`              // grows with every change of it or its namespaces
 	Created      time.Time `json:"created"`
 	Managed      *Managed  `json:"managed,omitempty"`
+	// Target is what only an iSCSI target has; nil for an NVMe subsystem.
+	Target *TargetOptions `json:"target,omitempty"`
 }
 
 // Allows says whether a host may connect.
-func (s Subsystem) Allows(hostNQN string) bool {
-	return s.AllowAnyHost || slices.Contains(s.AllowedHosts, hostNQN)
+func (s Subsystem) Allows(host string) bool {
+	return s.AllowAnyHost || slices.Contains(s.AllowedHosts, host)
 }
 
-// Namespace is a volume attached to a subsystem.
+// Protocol is the one that hosts speak.
+func (s Subsystem) Protocol() Protocol { return protocolOfName(s.NQN) }
+
+// title is how messages call it.
+func (s Subsystem) title() string { return exportTitle(s.NQN) }
+
+func exportTitle(name string) string {
+	if protocolOfName(name) == ISCSI {
+		return "target " + name
+	}
+	return "subsystem " + name
+}
+
+func unitTitle(name string, id NSID) string {
+	if protocolOfName(name) == ISCSI {
+		return fmt.Sprintf("target %s LUN %d", name, LUNOf(id))
+	}
+	return fmt.Sprintf("subsystem %s namespace %d", name, id)
+}
+
+// Namespace is a volume attached to a subsystem; or a logical unit of a target, whose NSID is its LUN
+// and one.
 type Namespace struct {
-	Subsystem string    `json:"subsystem"` // NQN
+	Subsystem string    `json:"subsystem"` // NQN, or the target's IQN
 	NSID      NSID      `json:"nsid"`
 	Volume    uuid.UUID `json:"volume"`
 	// ANAGroup is the namespace's own group, fixed for its life. Base 8.1.2
 	ANAGroup  uint32   `json:"ana_group"`
-	VisibleTo []string `json:"visible_to,omitempty"` // host NQNs, sorted; empty: every allowed host
+	VisibleTo []string `json:"visible_to,omitempty"` // NQNs or IQNs of hosts, sorted; empty: every allowed host
 	Managed   *Managed `json:"managed,omitempty"`
 }
 
 // VisibleHost says whether a host that may connect sees the namespace.
-func (n Namespace) VisibleHost(hostNQN string) bool {
-	return len(n.VisibleTo) == 0 || slices.Contains(n.VisibleTo, hostNQN)
+func (n Namespace) VisibleHost(host string) bool {
+	return len(n.VisibleTo) == 0 || slices.Contains(n.VisibleTo, host)
 }
 
-// Attachment is where a volume is attached.
-type Attachment struct {
-	Subsystem string `json:"subsystem"`
-	NSID      NSID   `json:"nsid"`
+// Attachments is where a volume is attached: once for each protocol at most.
+type Attachments struct {
+	Subsystem string `json:"subsystem,omitempty"` // NQN; "": none
+	NSID      NSID   `json:"nsid,omitempty"`
+	Target    string `json:"target,omitempty"` // IQN; "": none
+	Unit      NSID   `json:"unit,omitempty"`
 }
 
-func (a Attachment) String() string {
-	return fmt.Sprintf("subsystem %s namespace %d", a.Subsystem, a.NSID)
+// at returns where the volume is attached for a protocol.
+func (a *Attachments) at(p Protocol) (name *string, id *NSID) {
+	if p == ISCSI {
+		return &a.Target, &a.Unit
+	}
+	return &a.Subsystem, &a.NSID
+}
+
+// users names each.
+func (a *Attachments) users() []string {
+	var out []string
+	for _, p := range []Protocol{NVMe, ISCSI} {
+		if name, id := a.at(p); *name != "" {
+			out = append(out, unitTitle(*name, *id))
+		}
+	}
+	return out
 }
 
 func (s *Subsystem) check() error {
@@ -84,7 +125,7 @@ func (s *Subsystem) check() error {
 	if s.Namespaces == 0 {
 		s.Namespaces = MaxNamespaces
 	}
-	if err := CheckNQN("nqn", s.NQN); err != nil {
+	if err := s.checkTarget(); err != nil {
 		return err
 	}
 	if s.NQN == DiscoveryNQN {
@@ -103,21 +144,21 @@ func (s *Subsystem) check() error {
 		return invalid("max namespaces", "1 to %d; it is %d", MaxNamespaces, s.Namespaces)
 	}
 	var err error
-	s.AllowedHosts, err = checkHosts("hosts", s.AllowedHosts)
+	s.AllowedHosts, err = checkHosts(s.Protocol(), "hosts", s.AllowedHosts)
 	return err
 }
 
-// checkHosts sorts a list of NQNs and drops repeats.
-func checkHosts(field string, nqns []string) ([]string, error) {
-	if len(nqns) > maxHosts {
-		return nil, invalid(field, "at most %d; there are %d", maxHosts, len(nqns))
+// checkHosts sorts a list of hosts' names and drops repeats.
+func checkHosts(p Protocol, field string, names []string) ([]string, error) {
+	if len(names) > maxHosts {
+		return nil, invalid(field, "at most %d; there are %d", maxHosts, len(names))
 	}
-	for _, h := range nqns {
-		if err := CheckNQN(field, h); err != nil {
+	for _, h := range names {
+		if err := checkHostName(p, field, h); err != nil {
 			return nil, err
 		}
 	}
-	out := slices.Clone(nqns)
+	out := slices.Clone(names)
 	slices.Sort(out)
 	out = slices.Compact(out)
 	if len(out) == 0 {
@@ -138,8 +179,8 @@ func (m *Meta) CreateSubsystem(ctx context.Context, s Subsystem) (Subsystem, err
 		if err == nil {
 			out = old
 			if old.Tenant != s.Tenant || old.Serial != s.Serial || old.Model != s.Model || old.Namespaces != s.Namespaces ||
-				old.AllowAnyHost != s.AllowAnyHost || !slices.Equal(old.AllowedHosts, s.AllowedHosts) {
-				return fmt.Errorf("subsystem %s: %w", s.NQN, ErrExists)
+				old.AllowAnyHost != s.AllowAnyHost || !slices.Equal(old.AllowedHosts, s.AllowedHosts) || !same(old.Target, s.Target) {
+				return fmt.Errorf("%s: %w", s.title(), ErrExists)
 			}
 			return nil
 		}
@@ -161,14 +202,20 @@ func (m *Meta) CreateSubsystem(ctx context.Context, s Subsystem) (Subsystem, err
 func (m *Meta) Subsystem(ctx context.Context, nqn string) (Subsystem, error) {
 	s, _, err := load[Subsystem](ctx, m, keySubsystem(nqn))
 	if err != nil {
-		return s, fmt.Errorf("subsystem %s: %w", nqn, err)
+		return s, fmt.Errorf("%s: %w", exportTitle(nqn), err)
 	}
 	return s, nil
 }
 
-// Subsystems returns all subsystems by NQN.
-func (m *Meta) Subsystems(ctx context.Context) ([]Subsystem, error) {
+// Exports returns all NVMe subsystems and iSCSI targets by name.
+func (m *Meta) Exports(ctx context.Context) ([]Subsystem, error) {
 	return list[Subsystem](ctx, m, "subsystem/")
+}
+
+// Subsystems returns all NVMe subsystems by NQN.
+func (m *Meta) Subsystems(ctx context.Context) ([]Subsystem, error) {
+	all, err := m.Exports(ctx)
+	return slices.DeleteFunc(all, func(s Subsystem) bool { return s.Protocol() != NVMe }), err
 }
 
 // DeleteSubsystem removes a subsystem without namespaces. Deleting a missing one is no error.
@@ -181,7 +228,7 @@ func (m *Meta) DeleteSubsystem(ctx context.Context, nqn string) error {
 		if err != nil {
 			return err
 		}
-		if err := refuseManaged("subsystem "+nqn, s.Managed); err != nil {
+		if err := refuseManaged(s.title(), s.Managed); err != nil {
 			return err
 		}
 		spaces, err := m.Namespaces(ctx, nqn)
@@ -191,9 +238,9 @@ func (m *Meta) DeleteSubsystem(ctx context.Context, nqn string) error {
 		if len(spaces) > 0 {
 			var users []string
 			for _, n := range spaces[:min(len(spaces), maxUsers)] {
-				users = append(users, fmt.Sprintf("namespace %d", n.NSID))
+				users = append(users, strings.TrimPrefix(unitTitle(nqn, n.NSID), s.title()+" "))
 			}
-			return &InUseError{What: "subsystem " + nqn, Users: users}
+			return &InUseError{What: s.title(), Users: users}
 		}
 		// Attaching writes the subsystem's record, so none can slip in.
 		x.remove(keySubsystem(nqn), rev)
@@ -218,7 +265,7 @@ func (m *Meta) changeSubsystem(ctx context.Context, nqn string, fn func(x *txn, 
 	err := m.retry(ctx, func(x *txn) error {
 		old, rev, err := load[Subsystem](ctx, m, keySubsystem(nqn))
 		if err != nil {
-			return fmt.Errorf("subsystem %s: %w", nqn, err)
+			return fmt.Errorf("%s: %w", exportTitle(nqn), err)
 		}
 		next := old
 		next.AllowedHosts = slices.Clone(old.AllowedHosts)
@@ -240,19 +287,19 @@ func (m *Meta) changeSubsystem(ctx context.Context, nqn string, fn func(x *txn, 
 	return out, err
 }
 
-// AllowHost lets a host connect to a subsystem.
-func (m *Meta) AllowHost(ctx context.Context, nqn, hostNQN string) error {
+// AllowHost lets a host connect to a subsystem or target.
+func (m *Meta) AllowHost(ctx context.Context, nqn, host string) error {
 	return m.changeHosts(ctx, nqn, func(s *Subsystem) error {
-		hosts, err := checkHosts("host", append(s.AllowedHosts, hostNQN))
+		hosts, err := checkHosts(s.Protocol(), "host", append(s.AllowedHosts, host))
 		s.AllowedHosts = hosts
 		return err
 	})
 }
 
-// DenyHost takes a host off a subsystem's allow list.
-func (m *Meta) DenyHost(ctx context.Context, nqn, hostNQN string) error {
+// DenyHost takes a host off the allow list.
+func (m *Meta) DenyHost(ctx context.Context, nqn, host string) error {
 	return m.changeHosts(ctx, nqn, func(s *Subsystem) error {
-		s.AllowedHosts = slices.DeleteFunc(s.AllowedHosts, func(h string) bool { return h == hostNQN })
+		s.AllowedHosts = slices.DeleteFunc(s.AllowedHosts, func(h string) bool { return h == host })
 		if len(s.AllowedHosts) == 0 {
 			s.AllowedHosts = nil
 		}
@@ -272,7 +319,7 @@ func (m *Meta) changeHosts(ctx context.Context, nqn string, fn func(*Subsystem) 
 			return err
 		}
 		if old.AllowAnyHost != s.AllowAnyHost || !slices.Equal(old.AllowedHosts, s.AllowedHosts) {
-			return refuseManaged("subsystem "+nqn, s.Managed)
+			return refuseManaged(s.title(), s.Managed)
 		}
 		return nil
 	})
@@ -285,7 +332,7 @@ func (m *Meta) changeHosts(ctx context.Context, nqn string, fn func(*Subsystem) 
 func (m *Meta) Namespace(ctx context.Context, nqn string, id NSID) (Namespace, error) {
 	n, _, err := load[Namespace](ctx, m, keyNamespace(nqn, id))
 	if err != nil {
-		return n, fmt.Errorf("subsystem %s namespace %d: %w", nqn, id, err)
+		return n, fmt.Errorf("%s: %w", unitTitle(nqn, id), err)
 	}
 	return n, nil
 }
@@ -295,35 +342,37 @@ func (m *Meta) Namespaces(ctx context.Context, nqn string) ([]Namespace, error) 
 	return list[Namespace](ctx, m, keyNamespaces(nqn))
 }
 
-// AllNamespaces returns the namespaces of every subsystem.
+// AllNamespaces returns the namespaces of every subsystem and the logical units of every target.
 func (m *Meta) AllNamespaces(ctx context.Context) ([]Namespace, error) {
 	return list[Namespace](ctx, m, "namespace/")
 }
 
 // AttachNamespace attaches a volume. n.NSID 0 chooses one that was not used for as
-// long as possible. A volume has one attachment at a time; attaching it again where
-// it is returns what is there.
+// long as possible. A volume has one attachment at a time for each protocol; attaching it
+// again where it is returns what is there.
 func (m *Meta) AttachNamespace(ctx context.Context, n Namespace) (Namespace, error) {
-	hosts, err := checkHosts("visible to", n.VisibleTo)
+	protocol := protocolOfName(n.Subsystem)
+	hosts, err := checkHosts(protocol, "visible to", n.VisibleTo)
 	if err != nil {
 		return n, err
 	}
 	n.VisibleTo = hosts
 	out := n
 	_, err = m.changeSubsystem(ctx, n.Subsystem, func(x *txn, s *Subsystem) error {
-		at, _, err := load[Attachment](ctx, m, keyAttached(n.Volume))
-		if err == nil {
-			if at.Subsystem != n.Subsystem || (n.NSID != 0 && at.NSID != n.NSID) {
+		at, arev, err := load[Attachments](ctx, m, keyAttached(n.Volume))
+		if err != nil && !isNotFound(err) {
+			return err
+		}
+		name, id := at.at(protocol)
+		if *name != "" {
+			if *name != n.Subsystem || (n.NSID != 0 && *id != n.NSID) {
 				v, err := m.Volume(ctx, n.Volume)
 				if err != nil {
 					return err
 				}
-				return &InUseError{What: "volume " + v.String(), Users: []string{at.String()}}
+				return &InUseError{What: "volume " + v.String(), Users: []string{unitTitle(*name, *id)}}
 			}
-			out, err = m.Namespace(ctx, at.Subsystem, at.NSID)
-			return err
-		}
-		if !isNotFound(err) {
+			out, err = m.Namespace(ctx, *name, *id)
 			return err
 		}
 		v, vrev, err := load[Volume](ctx, m, keyVolume(n.Volume))
@@ -334,7 +383,7 @@ func (m *Meta) AttachNamespace(ctx context.Context, n Namespace) (Namespace, err
 			return fmt.Errorf("volume %s: %w", n.Volume, err)
 		}
 		if v.Tenant != s.Tenant {
-			return invalid("volume", "one of tenant %s, which the subsystem belongs to; %s belongs to %s", s.Tenant, v.Name, v.Tenant)
+			return invalid("volume", "one of tenant %s, which %s belongs to; %s belongs to %s", s.Tenant, s.title(), v.Name, v.Tenant)
 		}
 		out = n
 		if out.NSID == 0 {
@@ -349,7 +398,8 @@ func (m *Meta) AttachNamespace(ctx context.Context, n Namespace) (Namespace, err
 		s.NextNSID = out.NSID%NSID(s.Namespaces) + 1
 		x.at(keyVolume(n.Volume), vrev)
 		x.Optional = true
-		x.create(keyAttached(n.Volume), Attachment{Subsystem: n.Subsystem, NSID: out.NSID})
+		*name, *id = n.Subsystem, out.NSID
+		x.update(keyAttached(n.Volume), arev, at)
 		x.create(keyNamespace(n.Subsystem, out.NSID), out)
 		return nil
 	})
@@ -370,7 +420,7 @@ func (m *Meta) checkFreeNSID(ctx context.Context, s *Subsystem, n Namespace) err
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("subsystem %s namespace %d (volume %s): %w", s.NQN, n.NSID, old.Volume, ErrExists)
+	return fmt.Errorf("%s (volume %s): %w", unitTitle(s.NQN, n.NSID), old.Volume, ErrExists)
 }
 
 // freeNSID returns the first free NSID from the one after the last used.
@@ -385,11 +435,12 @@ func (m *Meta) freeNSID(ctx context.Context, s *Subsystem) (NSID, error) {
 			return 0, err
 		}
 	}
-	return 0, &InUseError{What: "every NSID of subsystem " + s.NQN, Users: []string{fmt.Sprintf("its %d namespaces", s.Namespaces)}}
+	return 0, &InUseError{What: "every number of " + s.title(), Users: []string{fmt.Sprintf("its %d volumes", s.Namespaces)}}
 }
 
-// DetachNamespace takes a namespace away from its hosts; the volume stays. Its
-// reservation goes with it. Detaching a missing one is no error.
+// DetachNamespace takes a namespace away from its hosts; the volume stays. The last
+// attachment takes the reservation with it, a former one the registrations of its
+// protocol. Detaching a missing one is no error.
 func (m *Meta) DetachNamespace(ctx context.Context, nqn string, id NSID) error {
 	for {
 		more := false
@@ -401,7 +452,7 @@ func (m *Meta) DetachNamespace(ctx context.Context, nqn string, id NSID) error {
 			if err != nil {
 				return err
 			}
-			if err := refuseManaged(fmt.Sprintf("subsystem %s namespace %d", nqn, id), n.Managed); err != nil {
+			if err := refuseManaged(unitTitle(nqn, id), n.Managed); err != nil {
 				return err
 			}
 			v, vrev, err := load[Volume](ctx, m, keyVolume(n.Volume))
@@ -436,7 +487,7 @@ func (m *Meta) DetachNamespace(ctx context.Context, nqn string, id NSID) error {
 			x.update(keyVolume(n.Volume), vrev, v)
 			if !more {
 				x.remove(keyNamespace(nqn, id), rev)
-				x.Delete = append(x.Delete, keyAttached(n.Volume), keyReservation(n.Volume))
+				return m.detach(ctx, x, n)
 			}
 			return nil
 		})
@@ -446,15 +497,43 @@ func (m *Meta) DetachNamespace(ctx context.Context, nqn string, id NSID) error {
 	}
 }
 
+// detach adds to x that a volume is not attached as n any more.
+func (m *Meta) detach(ctx context.Context, x *txn, n Namespace) error {
+	at, rev, err := load[Attachments](ctx, m, keyAttached(n.Volume))
+	if err != nil {
+		return err
+	}
+	protocol := protocolOfName(n.Subsystem)
+	name, id := at.at(protocol)
+	*name, *id = "", 0
+	if len(at.users()) == 0 {
+		x.remove(keyAttached(n.Volume), rev)
+		x.Delete = append(x.Delete, keyReservation(n.Volume))
+		return nil
+	}
+	x.update(keyAttached(n.Volume), rev, at)
+	r, rrev, err := load[Reservation](ctx, m, keyReservation(n.Volume))
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if next := r.Without(protocol); !same(next, r) {
+		x.update(keyReservation(n.Volume), rrev, next)
+	}
+	return nil
+}
+
 // maxPathsPerTxn leaves room in a transaction for what goes with the paths.
 const maxPathsPerTxn = 50
 
 // SetVisibility says which hosts see a namespace; none: every allowed host.
-func (m *Meta) SetVisibility(ctx context.Context, nqn string, id NSID, hostNQNs []string) error {
+func (m *Meta) SetVisibility(ctx context.Context, nqn string, id NSID, hostNames []string) error {
 	return m.setNamespace(ctx, nqn, id, func(n *Namespace) error {
-		hosts, err := checkHosts("visible to", hostNQNs)
+		hosts, err := checkHosts(protocolOfName(nqn), "visible to", hostNames)
 		if err == nil && !slices.Equal(hosts, n.VisibleTo) {
-			err = refuseManaged(fmt.Sprintf("subsystem %s namespace %d", nqn, id), n.Managed)
+			err = refuseManaged(unitTitle(nqn, id), n.Managed)
 		}
 		n.VisibleTo = hosts
 		return err
@@ -465,7 +544,7 @@ func (m *Meta) setNamespace(ctx context.Context, nqn string, id NSID, fn func(*N
 	_, err := m.changeSubsystem(ctx, nqn, func(x *txn, s *Subsystem) error {
 		old, rev, err := load[Namespace](ctx, m, keyNamespace(nqn, id))
 		if err != nil {
-			return fmt.Errorf("subsystem %s namespace %d: %w", nqn, id, err)
+			return fmt.Errorf("%s: %w", unitTitle(nqn, id), err)
 		}
 		next := old
 		if err := fn(&next); err != nil {

@@ -168,9 +168,13 @@ func (m *Meta) DeleteTenant(ctx context.Context, name string) error {
 
 func (m *Meta) tenantUsers(ctx context.Context, name string) ([]string, error) {
 	var users []string
-	for _, kind := range []struct{ prefix, what string }{{"volname/" + name + "/", "volume "}, {"tenantsub/" + name + "/", "subsystem "}} {
+	volume := func(name string) string { return "volume " + name }
+	for _, kind := range []struct {
+		prefix string
+		title  func(string) string
+	}{{"volname/" + name + "/", volume}, {"tenantsub/" + name + "/", exportTitle}} {
 		err := m.st.Range(ctx, kind.prefix, func(kv store.KV) error {
-			users = append(users, kind.what+strings.TrimPrefix(kv.Key, kind.prefix))
+			users = append(users, kind.title(strings.TrimPrefix(kv.Key, kind.prefix)))
 			if len(users) >= maxUsers {
 				return errStop
 			}

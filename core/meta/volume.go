@@ -274,12 +274,12 @@ func (m *Meta) resize(ctx context.Context, x *txn, v *Volume, r Resize) error {
 	case r.Bytes < v.Bytes && !r.Shrink:
 		return invalid("size", "at least the present %d bytes, unless shrinking is asked for, which destroys what lies beyond; it is %d", v.Bytes, r.Bytes)
 	case r.Bytes < v.Bytes:
-		at, rev, err := load[Attachment](ctx, m, keyAttached(v.ID))
+		at, rev, err := load[Attachments](ctx, m, keyAttached(v.ID))
 		if err != nil && !isNotFound(err) {
 			return err
 		}
 		if err == nil && !r.Force {
-			return &InUseError{What: "volume " + v.String(), Users: []string{at.String()}}
+			return &InUseError{What: "volume " + v.String(), Users: at.users()}
 		}
 		x.at(keyAttached(v.ID), rev)
 		v.Trim = r.Bytes
@@ -353,14 +353,14 @@ func (m *Meta) SetLossTold(ctx context.Context, id uuid.UUID, h HostID, losses u
 
 // VolumeUsers says what uses a volume.
 func (m *Meta) VolumeUsers(ctx context.Context, id uuid.UUID) ([]string, error) {
-	at, _, err := load[Attachment](ctx, m, keyAttached(id))
+	at, _, err := load[Attachments](ctx, m, keyAttached(id))
 	if isNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return []string{at.String()}, nil
+	return at.users(), nil
 }
 
 // DeleteVolume begins the deletion of a volume that nothing uses: its name is free
@@ -377,9 +377,9 @@ func (m *Meta) DeleteVolume(ctx context.Context, id uuid.UUID) error {
 		if err := refuseManaged("volume "+v.String(), v.Managed); err != nil {
 			return err
 		}
-		at, _, err := load[Attachment](ctx, m, keyAttached(id))
+		at, _, err := load[Attachments](ctx, m, keyAttached(id))
 		if err == nil {
-			return &InUseError{What: "volume " + v.String(), Users: []string{at.String()}}
+			return &InUseError{What: "volume " + v.String(), Users: at.users()}
 		}
 		if !isNotFound(err) {
 			return err

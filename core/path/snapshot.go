@@ -57,7 +57,7 @@ func (e *Engine) all(ctx context.Context) (*snapshot, error) {
 	for _, t := range tenants {
 		s.policyOf[t.Name] = t.Policy
 	}
-	subsystems, err := e.meta.Subsystems(ctx)
+	subsystems, err := e.meta.Exports(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func (s *snapshot) request(name string, rebalance bool) *policy.Request {
 			ns := &policy.Namespace{Key: namespaceKey(nqn, n.NSID), Subsystem: nqn, Tenant: sub.Tenant, Weight: 1}
 			seen := false
 			for _, a := range s.hosts[nqn] {
-				if a.Host.Protocol == meta.NVMe && !n.VisibleHost(a.Host.Name) {
+				if !n.VisibleHost(a.Host.Name) {
 					continue
 				}
 				key := meta.NewPathKey(a.Host, nqn, n.NSID)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,7 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		for out, pkg := range map[string]string{
 			"mooring": "cmd/mooring", "plugins/transport-tcp": "plugins/transport-tcp", "plugins/policy-inherit": "plugins/policy-inherit",
+			"plugins/frontend-iscsi": "plugins/frontend-iscsi",
 		} {
 			c := exec.Command("go", "build", "-o", filepath.Join(dir, out), "github.com/mooring-io/mooring/"+pkg)
 			c.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -73,8 +75,15 @@ type agent struct {
 	log       tail
 }
 
-// start runs "agent ARGS... -listen ...", with so many listeners, until the test ends, at which it must end well.
+// start runs "agent ARGS... -listen ...", with so many NVMe/TCP listeners, until the test ends, at which it must end
+// well.
 func start(t *testing.T, listeners int, args ...string) *agent {
+	t.Helper()
+	return startAt(t, slices.Repeat([]string{"nvme-tcp"}, listeners), args...)
+}
+
+// startAt is start with a listener for each of the URL schemes.
+func startAt(t *testing.T, schemes []string, args ...string) *agent {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
@@ -83,7 +92,7 @@ func start(t *testing.T, listeners int, args ...string) *agent {
 	}
 	args = append([]string{"agent", "-socket", a.socket}, args...)
 	var ports []net.Listener
-	for range listeners {
+	for _, scheme := range schemes {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -91,7 +100,7 @@ func start(t *testing.T, listeners int, args ...string) *agent {
 		defer l.Close() // in case of an error below
 		ports = append(ports, l)
 		a.addresses = append(a.addresses, l.Addr().String())
-		args = append(args, "-listen", "nvme-tcp://"+l.Addr().String())
+		args = append(args, "-listen", scheme+"://"+l.Addr().String())
 	}
 	for _, l := range ports { // only now, so that they differ
 		if err := l.Close(); err != nil {

@@ -136,6 +136,52 @@ func (AttributeType) EnumDescriptor() ([]byte, []int) {
 	return file_mooring_proto_rawDescGZIP(), []int{1}
 }
 
+type TargetMode int32
+
+const (
+	TargetMode_TARGET_REDIRECT TargetMode = 0 // one access point for each initiator, found by redirection
+	TargetMode_TARGET_ALUA     TargetMode = 1 // several access points, one target port group each
+)
+
+// Enum value maps for TargetMode.
+var (
+	TargetMode_name = map[int32]string{
+		0: "TARGET_REDIRECT",
+		1: "TARGET_ALUA",
+	}
+	TargetMode_value = map[string]int32{
+		"TARGET_REDIRECT": 0,
+		"TARGET_ALUA":     1,
+	}
+)
+
+func (x TargetMode) Enum() *TargetMode {
+	p := new(TargetMode)
+	*p = x
+	return p
+}
+
+func (x TargetMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TargetMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_mooring_proto_enumTypes[2].Descriptor()
+}
+
+func (TargetMode) Type() protoreflect.EnumType {
+	return &file_mooring_proto_enumTypes[2]
+}
+
+func (x TargetMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TargetMode.Descriptor instead.
+func (TargetMode) EnumDescriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{2}
+}
+
 type Durability int32
 
 const (
@@ -166,11 +212,11 @@ func (x Durability) String() string {
 }
 
 func (Durability) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[2].Descriptor()
+	return file_mooring_proto_enumTypes[3].Descriptor()
 }
 
 func (Durability) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[2]
+	return &file_mooring_proto_enumTypes[3]
 }
 
 func (x Durability) Number() protoreflect.EnumNumber {
@@ -179,7 +225,7 @@ func (x Durability) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Durability.Descriptor instead.
 func (Durability) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{2}
+	return file_mooring_proto_rawDescGZIP(), []int{3}
 }
 
 type Protocol int32
@@ -215,11 +261,11 @@ func (x Protocol) String() string {
 }
 
 func (Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[3].Descriptor()
+	return file_mooring_proto_enumTypes[4].Descriptor()
 }
 
 func (Protocol) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[3]
+	return &file_mooring_proto_enumTypes[4]
 }
 
 func (x Protocol) Number() protoreflect.EnumNumber {
@@ -228,7 +274,7 @@ func (x Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Protocol.Descriptor instead.
 func (Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{3}
+	return file_mooring_proto_rawDescGZIP(), []int{4}
 }
 
 type AssociateResult int32
@@ -240,6 +286,8 @@ const (
 	AssociateResult_ASSOCIATE_BUSY             AssociateResult = 3 // limit of controllers reached
 	AssociateResult_ASSOCIATE_BAD_CONTROLLER   AssociateResult = 4 // static controller ID not available
 	AssociateResult_ASSOCIATE_NOT_READY        AssociateResult = 5 // the core cannot serve now; try again
+	AssociateResult_ASSOCIATE_ELSEWHERE        AssociateResult = 6 // the host is to go to AssociateResponse.address
+	AssociateResult_ASSOCIATE_NO_PROOF         AssociateResult = 7 // the host has not proved who it is
 )
 
 // Enum value maps for AssociateResult.
@@ -251,6 +299,8 @@ var (
 		3: "ASSOCIATE_BUSY",
 		4: "ASSOCIATE_BAD_CONTROLLER",
 		5: "ASSOCIATE_NOT_READY",
+		6: "ASSOCIATE_ELSEWHERE",
+		7: "ASSOCIATE_NO_PROOF",
 	}
 	AssociateResult_value = map[string]int32{
 		"ASSOCIATE_OK":               0,
@@ -259,6 +309,8 @@ var (
 		"ASSOCIATE_BUSY":             3,
 		"ASSOCIATE_BAD_CONTROLLER":   4,
 		"ASSOCIATE_NOT_READY":        5,
+		"ASSOCIATE_ELSEWHERE":        6,
+		"ASSOCIATE_NO_PROOF":         7,
 	}
 )
 
@@ -273,11 +325,11 @@ func (x AssociateResult) String() string {
 }
 
 func (AssociateResult) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[4].Descriptor()
+	return file_mooring_proto_enumTypes[5].Descriptor()
 }
 
 func (AssociateResult) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[4]
+	return &file_mooring_proto_enumTypes[5]
 }
 
 func (x AssociateResult) Number() protoreflect.EnumNumber {
@@ -286,7 +338,7 @@ func (x AssociateResult) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AssociateResult.Descriptor instead.
 func (AssociateResult) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{4}
+	return file_mooring_proto_rawDescGZIP(), []int{5}
 }
 
 type AnaState int32
@@ -331,11 +383,11 @@ func (x AnaState) String() string {
 }
 
 func (AnaState) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[5].Descriptor()
+	return file_mooring_proto_enumTypes[6].Descriptor()
 }
 
 func (AnaState) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[5]
+	return &file_mooring_proto_enumTypes[6]
 }
 
 func (x AnaState) Number() protoreflect.EnumNumber {
@@ -344,7 +396,7 @@ func (x AnaState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AnaState.Descriptor instead.
 func (AnaState) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{5}
+	return file_mooring_proto_rawDescGZIP(), []int{6}
 }
 
 type ReserveAction int32
@@ -360,21 +412,27 @@ const (
 	ReserveAction_RESERVE_RELEASE         ReserveAction = 7
 	ReserveAction_RESERVE_CLEAR           ReserveAction = 8
 	ReserveAction_RESERVE_SET_PERSISTENCE ReserveAction = 9
+	ReserveAction_RESERVE_UNIT            ReserveAction = 10 // RESERVE (6) of SCSI: until it is released or the association ends
+	ReserveAction_RESERVE_RELEASE_UNIT    ReserveAction = 11 // RELEASE (6)
+	ReserveAction_RESERVE_RESET_UNIT      ReserveAction = 12 // a reset of the logical unit: ends a RESERVE_UNIT, whoever has it
 )
 
 // Enum value maps for ReserveAction.
 var (
 	ReserveAction_name = map[int32]string{
-		0: "RESERVE_REPORT",
-		1: "RESERVE_REGISTER",
-		2: "RESERVE_UNREGISTER",
-		3: "RESERVE_REPLACE",
-		4: "RESERVE_ACQUIRE",
-		5: "RESERVE_PREEMPT",
-		6: "RESERVE_PREEMPT_ABORT",
-		7: "RESERVE_RELEASE",
-		8: "RESERVE_CLEAR",
-		9: "RESERVE_SET_PERSISTENCE",
+		0:  "RESERVE_REPORT",
+		1:  "RESERVE_REGISTER",
+		2:  "RESERVE_UNREGISTER",
+		3:  "RESERVE_REPLACE",
+		4:  "RESERVE_ACQUIRE",
+		5:  "RESERVE_PREEMPT",
+		6:  "RESERVE_PREEMPT_ABORT",
+		7:  "RESERVE_RELEASE",
+		8:  "RESERVE_CLEAR",
+		9:  "RESERVE_SET_PERSISTENCE",
+		10: "RESERVE_UNIT",
+		11: "RESERVE_RELEASE_UNIT",
+		12: "RESERVE_RESET_UNIT",
 	}
 	ReserveAction_value = map[string]int32{
 		"RESERVE_REPORT":          0,
@@ -387,6 +445,9 @@ var (
 		"RESERVE_RELEASE":         7,
 		"RESERVE_CLEAR":           8,
 		"RESERVE_SET_PERSISTENCE": 9,
+		"RESERVE_UNIT":            10,
+		"RESERVE_RELEASE_UNIT":    11,
+		"RESERVE_RESET_UNIT":      12,
 	}
 )
 
@@ -401,11 +462,11 @@ func (x ReserveAction) String() string {
 }
 
 func (ReserveAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[6].Descriptor()
+	return file_mooring_proto_enumTypes[7].Descriptor()
 }
 
 func (ReserveAction) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[6]
+	return &file_mooring_proto_enumTypes[7]
 }
 
 func (x ReserveAction) Number() protoreflect.EnumNumber {
@@ -414,7 +475,7 @@ func (x ReserveAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReserveAction.Descriptor instead.
 func (ReserveAction) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{6}
+	return file_mooring_proto_rawDescGZIP(), []int{7}
 }
 
 // ReservationType uses the numbers of NVMe (NVM Express Base 2.0, Reservation Acquire, RTYPE).
@@ -463,11 +524,11 @@ func (x ReservationType) String() string {
 }
 
 func (ReservationType) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[7].Descriptor()
+	return file_mooring_proto_enumTypes[8].Descriptor()
 }
 
 func (ReservationType) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[7]
+	return &file_mooring_proto_enumTypes[8]
 }
 
 func (x ReservationType) Number() protoreflect.EnumNumber {
@@ -476,7 +537,7 @@ func (x ReservationType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReservationType.Descriptor instead.
 func (ReservationType) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{7}
+	return file_mooring_proto_rawDescGZIP(), []int{8}
 }
 
 type PersistenceChange int32
@@ -512,11 +573,11 @@ func (x PersistenceChange) String() string {
 }
 
 func (PersistenceChange) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[8].Descriptor()
+	return file_mooring_proto_enumTypes[9].Descriptor()
 }
 
 func (PersistenceChange) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[8]
+	return &file_mooring_proto_enumTypes[9]
 }
 
 func (x PersistenceChange) Number() protoreflect.EnumNumber {
@@ -525,7 +586,7 @@ func (x PersistenceChange) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PersistenceChange.Descriptor instead.
 func (PersistenceChange) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{8}
+	return file_mooring_proto_rawDescGZIP(), []int{9}
 }
 
 type ReserveResult int32
@@ -564,11 +625,11 @@ func (x ReserveResult) String() string {
 }
 
 func (ReserveResult) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[9].Descriptor()
+	return file_mooring_proto_enumTypes[10].Descriptor()
 }
 
 func (ReserveResult) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[9]
+	return &file_mooring_proto_enumTypes[10]
 }
 
 func (x ReserveResult) Number() protoreflect.EnumNumber {
@@ -577,7 +638,7 @@ func (x ReserveResult) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReserveResult.Descriptor instead.
 func (ReserveResult) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{9}
+	return file_mooring_proto_rawDescGZIP(), []int{10}
 }
 
 type ReservationEventType int32
@@ -616,11 +677,11 @@ func (x ReservationEventType) String() string {
 }
 
 func (ReservationEventType) Descriptor() protoreflect.EnumDescriptor {
-	return file_mooring_proto_enumTypes[10].Descriptor()
+	return file_mooring_proto_enumTypes[11].Descriptor()
 }
 
 func (ReservationEventType) Type() protoreflect.EnumType {
-	return &file_mooring_proto_enumTypes[10]
+	return &file_mooring_proto_enumTypes[11]
 }
 
 func (x ReservationEventType) Number() protoreflect.EnumNumber {
@@ -629,7 +690,7 @@ func (x ReservationEventType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReservationEventType.Descriptor instead.
 func (ReservationEventType) EnumDescriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{10}
+	return file_mooring_proto_rawDescGZIP(), []int{11}
 }
 
 type DescribeRequest struct {
@@ -1673,6 +1734,7 @@ type Update struct {
 	//	*Update_Grants
 	//	*Update_Reservation
 	//	*Update_End
+	//	*Update_Move
 	Update        isUpdate_Update `protobuf_oneof:"update"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1751,6 +1813,15 @@ func (x *Update) GetEnd() *AssociationEnd {
 	return nil
 }
 
+func (x *Update) GetMove() *AssociationMove {
+	if x != nil {
+		if x, ok := x.Update.(*Update_Move); ok {
+			return x.Move
+		}
+	}
+	return nil
+}
+
 type isUpdate_Update interface {
 	isUpdate_Update()
 }
@@ -1771,6 +1842,10 @@ type Update_End struct {
 	End *AssociationEnd `protobuf:"bytes,4,opt,name=end,proto3,oneof"`
 }
 
+type Update_Move struct {
+	Move *AssociationMove `protobuf:"bytes,5,opt,name=move,proto3,oneof"`
+}
+
 func (*Update_Exports) isUpdate_Update() {}
 
 func (*Update_Grants) isUpdate_Update() {}
@@ -1779,11 +1854,14 @@ func (*Update_Reservation) isUpdate_Update() {}
 
 func (*Update_End) isUpdate_Update() {}
 
+func (*Update_Move) isUpdate_Update() {}
+
 // Exports is all that this plugin's hosts could reach.
 type Exports struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Subsystems    []*Subsystem           `protobuf:"bytes,1,rep,name=subsystems,proto3" json:"subsystems,omitempty"`
 	AccessPoints  []*AccessPoint         `protobuf:"bytes,2,rep,name=access_points,json=accessPoints,proto3" json:"access_points,omitempty"` // of the whole cluster, all protocols
+	Targets       []*Target              `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1828,6 +1906,13 @@ func (x *Exports) GetSubsystems() []*Subsystem {
 func (x *Exports) GetAccessPoints() []*AccessPoint {
 	if x != nil {
 		return x.AccessPoints
+	}
+	return nil
+}
+
+func (x *Exports) GetTargets() []*Target {
+	if x != nil {
+		return x.Targets
 	}
 	return nil
 }
@@ -2008,6 +2093,108 @@ func (x *Subsystem) GetGeneration() uint64 {
 	return 0
 }
 
+// Target is an iSCSI target. To the rest of this protocol it is a subsystem whose NQN
+// is the IQN, and a logical unit is a namespace whose NSID is its LUN and one.
+type Target struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Iqn           string                 `protobuf:"bytes,1,opt,name=iqn,proto3" json:"iqn,omitempty"`
+	AllowAnyHost  bool                   `protobuf:"varint,2,opt,name=allow_any_host,json=allowAnyHost,proto3" json:"allow_any_host,omitempty"`
+	AllowedHosts  []string               `protobuf:"bytes,3,rep,name=allowed_hosts,json=allowedHosts,proto3" json:"allowed_hosts,omitempty"` // IQNs
+	Units         []*Namespace           `protobuf:"bytes,4,rep,name=units,proto3" json:"units,omitempty"`                                   // an initiator may see fewer
+	Mode          TargetMode             `protobuf:"varint,5,opt,name=mode,proto3,enum=mooring.v1.TargetMode" json:"mode,omitempty"`
+	Authenticate  bool                   `protobuf:"varint,6,opt,name=authenticate,proto3" json:"authenticate,omitempty"` // no session without AuthenticateResponse.proof
+	Generation    uint64                 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`     // grows with every change of what discovery shows
+	Address       string                 `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`            // address:port that discovery is to name; empty: where it was asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Target) Reset() {
+	*x = Target{}
+	mi := &file_mooring_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Target) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Target) ProtoMessage() {}
+
+func (x *Target) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Target.ProtoReflect.Descriptor instead.
+func (*Target) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Target) GetIqn() string {
+	if x != nil {
+		return x.Iqn
+	}
+	return ""
+}
+
+func (x *Target) GetAllowAnyHost() bool {
+	if x != nil {
+		return x.AllowAnyHost
+	}
+	return false
+}
+
+func (x *Target) GetAllowedHosts() []string {
+	if x != nil {
+		return x.AllowedHosts
+	}
+	return nil
+}
+
+func (x *Target) GetUnits() []*Namespace {
+	if x != nil {
+		return x.Units
+	}
+	return nil
+}
+
+func (x *Target) GetMode() TargetMode {
+	if x != nil {
+		return x.Mode
+	}
+	return TargetMode_TARGET_REDIRECT
+}
+
+func (x *Target) GetAuthenticate() bool {
+	if x != nil {
+		return x.Authenticate
+	}
+	return false
+}
+
+func (x *Target) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Target) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type Namespace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nsid          uint32                 `protobuf:"varint,1,opt,name=nsid,proto3" json:"nsid,omitempty"`
@@ -2019,14 +2206,14 @@ type Namespace struct {
 	AnaGroup      uint32                 `protobuf:"varint,7,opt,name=ana_group,json=anaGroup,proto3" json:"ana_group,omitempty"`       // fixed for the namespace's life
 	Durability    Durability             `protobuf:"varint,8,opt,name=durability,proto3,enum=mooring.v1.Durability" json:"durability,omitempty"`
 	UsedBytes     uint64                 `protobuf:"varint,9,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"` // allocated on disk when the update was made
-	VisibleTo     []string               `protobuf:"bytes,10,rep,name=visible_to,json=visibleTo,proto3" json:"visible_to,omitempty"` // host NQNs; empty: every allowed host
+	VisibleTo     []string               `protobuf:"bytes,10,rep,name=visible_to,json=visibleTo,proto3" json:"visible_to,omitempty"` // NQNs or IQNs of hosts; empty: every allowed host
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_mooring_proto_msgTypes[24]
+	mi := &file_mooring_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2225,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[24]
+	mi := &file_mooring_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2238,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{24}
+	return file_mooring_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Namespace) GetNsid() uint32 {
@@ -2128,14 +2315,14 @@ type HostIdentity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      Protocol               `protobuf:"varint,1,opt,name=protocol,proto3,enum=mooring.v1.Protocol" json:"protocol,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                   // NQN or IQN
-	HostId        []byte                 `protobuf:"bytes,3,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"` // 16 bytes: NVMe host identifier; empty for iSCSI
+	HostId        []byte                 `protobuf:"bytes,3,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"` // 16 bytes: NVMe host identifier; 6 bytes: ISID of an iSCSI session
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostIdentity) Reset() {
 	*x = HostIdentity{}
-	mi := &file_mooring_proto_msgTypes[25]
+	mi := &file_mooring_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2334,7 @@ func (x *HostIdentity) String() string {
 func (*HostIdentity) ProtoMessage() {}
 
 func (x *HostIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[25]
+	mi := &file_mooring_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2347,7 @@ func (x *HostIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostIdentity.ProtoReflect.Descriptor instead.
 func (*HostIdentity) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{25}
+	return file_mooring_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HostIdentity) GetProtocol() Protocol {
@@ -2191,13 +2378,14 @@ type AssociateRequest struct {
 	AccessPointId string                 `protobuf:"bytes,3,opt,name=access_point_id,json=accessPointId,proto3" json:"access_point_id,omitempty"`
 	Peer          string                 `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`                                      // the host's transport address, for events and status
 	ControllerId  uint32                 `protobuf:"varint,5,opt,name=controller_id,json=controllerId,proto3" json:"controller_id,omitempty"` // 0xFFFF: dynamic; else the one the host asks for
+	Proof         uint64                 `protobuf:"varint,6,opt,name=proof,proto3" json:"proof,omitempty"`                                   // of AuthenticateResponse; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AssociateRequest) Reset() {
 	*x = AssociateRequest{}
-	mi := &file_mooring_proto_msgTypes[26]
+	mi := &file_mooring_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2397,7 @@ func (x *AssociateRequest) String() string {
 func (*AssociateRequest) ProtoMessage() {}
 
 func (x *AssociateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[26]
+	mi := &file_mooring_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2410,7 @@ func (x *AssociateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssociateRequest.ProtoReflect.Descriptor instead.
 func (*AssociateRequest) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{26}
+	return file_mooring_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AssociateRequest) GetHost() *HostIdentity {
@@ -2260,6 +2448,13 @@ func (x *AssociateRequest) GetControllerId() uint32 {
 	return 0
 }
 
+func (x *AssociateRequest) GetProof() uint64 {
+	if x != nil {
+		return x.Proof
+	}
+	return 0
+}
+
 type AssociateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Result        AssociateResult        `protobuf:"varint,1,opt,name=result,proto3,enum=mooring.v1.AssociateResult" json:"result,omitempty"`
@@ -2267,13 +2462,14 @@ type AssociateResponse struct {
 	Association   uint64                 `protobuf:"varint,3,opt,name=association,proto3" json:"association,omitempty"`                       // unique for this life of the core
 	ControllerId  uint32                 `protobuf:"varint,4,opt,name=controller_id,json=controllerId,proto3" json:"controller_id,omitempty"` // 1..0xFFEF, disjoint between the nodes of a cluster
 	Grants        *Grants                `protobuf:"bytes,5,opt,name=grants,proto3" json:"grants,omitempty"`
+	Address       string                 `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"` // address:port, with ASSOCIATE_ELSEWHERE
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AssociateResponse) Reset() {
 	*x = AssociateResponse{}
-	mi := &file_mooring_proto_msgTypes[27]
+	mi := &file_mooring_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2481,7 @@ func (x *AssociateResponse) String() string {
 func (*AssociateResponse) ProtoMessage() {}
 
 func (x *AssociateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[27]
+	mi := &file_mooring_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2494,7 @@ func (x *AssociateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssociateResponse.ProtoReflect.Descriptor instead.
 func (*AssociateResponse) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{27}
+	return file_mooring_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AssociateResponse) GetResult() AssociateResult {
@@ -2336,6 +2532,13 @@ func (x *AssociateResponse) GetGrants() *Grants {
 	return nil
 }
 
+func (x *AssociateResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type Grant struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Nsid             uint32                 `protobuf:"varint,1,opt,name=nsid,proto3" json:"nsid,omitempty"`
@@ -2350,7 +2553,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_mooring_proto_msgTypes[28]
+	mi := &file_mooring_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2565,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[28]
+	mi := &file_mooring_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2578,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{28}
+	return file_mooring_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Grant) GetNsid() uint32 {
@@ -2431,7 +2634,7 @@ type Grants struct {
 
 func (x *Grants) Reset() {
 	*x = Grants{}
-	mi := &file_mooring_proto_msgTypes[29]
+	mi := &file_mooring_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2646,7 @@ func (x *Grants) String() string {
 func (*Grants) ProtoMessage() {}
 
 func (x *Grants) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[29]
+	mi := &file_mooring_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2659,7 @@ func (x *Grants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grants.ProtoReflect.Descriptor instead.
 func (*Grants) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{29}
+	return file_mooring_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Grants) GetAssociation() uint64 {
@@ -2483,7 +2686,7 @@ type AssociationEnd struct {
 
 func (x *AssociationEnd) Reset() {
 	*x = AssociationEnd{}
-	mi := &file_mooring_proto_msgTypes[30]
+	mi := &file_mooring_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2698,7 @@ func (x *AssociationEnd) String() string {
 func (*AssociationEnd) ProtoMessage() {}
 
 func (x *AssociationEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[30]
+	mi := &file_mooring_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2711,7 @@ func (x *AssociationEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssociationEnd.ProtoReflect.Descriptor instead.
 func (*AssociationEnd) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{30}
+	return file_mooring_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AssociationEnd) GetAssociation() uint64 {
@@ -2525,6 +2728,332 @@ func (x *AssociationEnd) GetReason() string {
 	return ""
 }
 
+// AssociationMove asks for an association to begin anew elsewhere: the plugin has the
+// host leave and come back, and ends the association itself once the time is over.
+type AssociationMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Association   uint64                 `protobuf:"varint,1,opt,name=association,proto3" json:"association,omitempty"`
+	Seconds       uint32                 `protobuf:"varint,2,opt,name=seconds,proto3" json:"seconds,omitempty"` // that the host has to leave in order
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssociationMove) Reset() {
+	*x = AssociationMove{}
+	mi := &file_mooring_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssociationMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssociationMove) ProtoMessage() {}
+
+func (x *AssociationMove) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssociationMove.ProtoReflect.Descriptor instead.
+func (*AssociationMove) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *AssociationMove) GetAssociation() uint64 {
+	if x != nil {
+		return x.Association
+	}
+	return 0
+}
+
+func (x *AssociationMove) GetSeconds() uint32 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *AssociationMove) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type AuthenticateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          *HostIdentity          `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Subsystem     string                 `protobuf:"bytes,2,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
+	Answer        *ChapProof             `protobuf:"bytes,3,opt,name=answer,proto3" json:"answer,omitempty"`       // the host's, to the plugin's challenge
+	Challenge     *ChapChallenge         `protobuf:"bytes,4,opt,name=challenge,proto3" json:"challenge,omitempty"` // the host's; absent: it wants no proof of us
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthenticateRequest) Reset() {
+	*x = AuthenticateRequest{}
+	mi := &file_mooring_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthenticateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthenticateRequest) ProtoMessage() {}
+
+func (x *AuthenticateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthenticateRequest.ProtoReflect.Descriptor instead.
+func (*AuthenticateRequest) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *AuthenticateRequest) GetHost() *HostIdentity {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *AuthenticateRequest) GetSubsystem() string {
+	if x != nil {
+		return x.Subsystem
+	}
+	return ""
+}
+
+func (x *AuthenticateRequest) GetAnswer() *ChapProof {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *AuthenticateRequest) GetChallenge() *ChapChallenge {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+type ChapChallenge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Algorithm     uint32                 `protobuf:"varint,1,opt,name=algorithm,proto3" json:"algorithm,omitempty"` // as registered with IANA: 5 is MD5, 7 is SHA-256
+	Identifier    uint32                 `protobuf:"varint,2,opt,name=identifier,proto3" json:"identifier,omitempty"`
+	Challenge     []byte                 `protobuf:"bytes,3,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChapChallenge) Reset() {
+	*x = ChapChallenge{}
+	mi := &file_mooring_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChapChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChapChallenge) ProtoMessage() {}
+
+func (x *ChapChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChapChallenge.ProtoReflect.Descriptor instead.
+func (*ChapChallenge) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ChapChallenge) GetAlgorithm() uint32 {
+	if x != nil {
+		return x.Algorithm
+	}
+	return 0
+}
+
+func (x *ChapChallenge) GetIdentifier() uint32 {
+	if x != nil {
+		return x.Identifier
+	}
+	return 0
+}
+
+func (x *ChapChallenge) GetChallenge() []byte {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+type ChapProof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Challenge     *ChapChallenge         `protobuf:"bytes,1,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Response      []byte                 `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChapProof) Reset() {
+	*x = ChapProof{}
+	mi := &file_mooring_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChapProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChapProof) ProtoMessage() {}
+
+func (x *ChapProof) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChapProof.ProtoReflect.Descriptor instead.
+func (*ChapProof) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ChapProof) GetChallenge() *ChapChallenge {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+func (x *ChapProof) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ChapProof) GetResponse() []byte {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+type AuthenticateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ok            bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`   // for the plugin's log when it is not
+	Proof         uint64                 `protobuf:"varint,3,opt,name=proof,proto3" json:"proof,omitempty"`      // to be given in AssociateRequest, once, soon
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`         // with a challenge: who we are
+	Response      []byte                 `protobuf:"bytes,5,opt,name=response,proto3" json:"response,omitempty"` // with a challenge: our answer
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthenticateResponse) Reset() {
+	*x = AuthenticateResponse{}
+	mi := &file_mooring_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthenticateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthenticateResponse) ProtoMessage() {}
+
+func (x *AuthenticateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mooring_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthenticateResponse.ProtoReflect.Descriptor instead.
+func (*AuthenticateResponse) Descriptor() ([]byte, []int) {
+	return file_mooring_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *AuthenticateResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *AuthenticateResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *AuthenticateResponse) GetProof() uint64 {
+	if x != nil {
+		return x.Proof
+	}
+	return 0
+}
+
+func (x *AuthenticateResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuthenticateResponse) GetResponse() []byte {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
 type DissociateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Association   uint64                 `protobuf:"varint,1,opt,name=association,proto3" json:"association,omitempty"`
@@ -2535,7 +3064,7 @@ type DissociateRequest struct {
 
 func (x *DissociateRequest) Reset() {
 	*x = DissociateRequest{}
-	mi := &file_mooring_proto_msgTypes[31]
+	mi := &file_mooring_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2547,7 +3076,7 @@ func (x *DissociateRequest) String() string {
 func (*DissociateRequest) ProtoMessage() {}
 
 func (x *DissociateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[31]
+	mi := &file_mooring_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,7 +3089,7 @@ func (x *DissociateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DissociateRequest.ProtoReflect.Descriptor instead.
 func (*DissociateRequest) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{31}
+	return file_mooring_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DissociateRequest) GetAssociation() uint64 {
@@ -2585,7 +3114,7 @@ type DissociateResponse struct {
 
 func (x *DissociateResponse) Reset() {
 	*x = DissociateResponse{}
-	mi := &file_mooring_proto_msgTypes[32]
+	mi := &file_mooring_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +3126,7 @@ func (x *DissociateResponse) String() string {
 func (*DissociateResponse) ProtoMessage() {}
 
 func (x *DissociateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[32]
+	mi := &file_mooring_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +3139,7 @@ func (x *DissociateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DissociateResponse.ProtoReflect.Descriptor instead.
 func (*DissociateResponse) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{32}
+	return file_mooring_proto_rawDescGZIP(), []int{38}
 }
 
 type ReserveRequest struct {
@@ -2629,7 +3158,7 @@ type ReserveRequest struct {
 
 func (x *ReserveRequest) Reset() {
 	*x = ReserveRequest{}
-	mi := &file_mooring_proto_msgTypes[33]
+	mi := &file_mooring_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +3170,7 @@ func (x *ReserveRequest) String() string {
 func (*ReserveRequest) ProtoMessage() {}
 
 func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[33]
+	mi := &file_mooring_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +3183,7 @@ func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
 func (*ReserveRequest) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{33}
+	return file_mooring_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReserveRequest) GetAssociation() uint64 {
@@ -2723,7 +3252,7 @@ type ReserveResponse struct {
 
 func (x *ReserveResponse) Reset() {
 	*x = ReserveResponse{}
-	mi := &file_mooring_proto_msgTypes[34]
+	mi := &file_mooring_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +3264,7 @@ func (x *ReserveResponse) String() string {
 func (*ReserveResponse) ProtoMessage() {}
 
 func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[34]
+	mi := &file_mooring_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +3277,7 @@ func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
 func (*ReserveResponse) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{34}
+	return file_mooring_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReserveResponse) GetResult() ReserveResult {
@@ -2771,13 +3300,14 @@ type ReservationState struct {
 	Type          ReservationType        `protobuf:"varint,2,opt,name=type,proto3,enum=mooring.v1.ReservationType" json:"type,omitempty"`
 	Persist       bool                   `protobuf:"varint,3,opt,name=persist,proto3" json:"persist,omitempty"`
 	Registrants   []*Registrant          `protobuf:"bytes,4,rep,name=registrants,proto3" json:"registrants,omitempty"`
+	Unit          *HostIdentity          `protobuf:"bytes,5,opt,name=unit,proto3" json:"unit,omitempty"` // who has it by RESERVE_UNIT; absent: nobody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReservationState) Reset() {
 	*x = ReservationState{}
-	mi := &file_mooring_proto_msgTypes[35]
+	mi := &file_mooring_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +3319,7 @@ func (x *ReservationState) String() string {
 func (*ReservationState) ProtoMessage() {}
 
 func (x *ReservationState) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[35]
+	mi := &file_mooring_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +3332,7 @@ func (x *ReservationState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationState.ProtoReflect.Descriptor instead.
 func (*ReservationState) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{35}
+	return file_mooring_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReservationState) GetGeneration() uint32 {
@@ -2833,6 +3363,13 @@ func (x *ReservationState) GetRegistrants() []*Registrant {
 	return nil
 }
 
+func (x *ReservationState) GetUnit() *HostIdentity {
+	if x != nil {
+		return x.Unit
+	}
+	return nil
+}
+
 type Registrant struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          *HostIdentity          `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -2845,7 +3382,7 @@ type Registrant struct {
 
 func (x *Registrant) Reset() {
 	*x = Registrant{}
-	mi := &file_mooring_proto_msgTypes[36]
+	mi := &file_mooring_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +3394,7 @@ func (x *Registrant) String() string {
 func (*Registrant) ProtoMessage() {}
 
 func (x *Registrant) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[36]
+	mi := &file_mooring_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +3407,7 @@ func (x *Registrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registrant.ProtoReflect.Descriptor instead.
 func (*Registrant) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{36}
+	return file_mooring_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Registrant) GetHost() *HostIdentity {
@@ -2913,7 +3450,7 @@ type ReservationEvent struct {
 
 func (x *ReservationEvent) Reset() {
 	*x = ReservationEvent{}
-	mi := &file_mooring_proto_msgTypes[37]
+	mi := &file_mooring_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3462,7 @@ func (x *ReservationEvent) String() string {
 func (*ReservationEvent) ProtoMessage() {}
 
 func (x *ReservationEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[37]
+	mi := &file_mooring_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3475,7 @@ func (x *ReservationEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationEvent.ProtoReflect.Descriptor instead.
 func (*ReservationEvent) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{37}
+	return file_mooring_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReservationEvent) GetAssociation() uint64 {
@@ -2979,7 +3516,7 @@ type PlaceRequest struct {
 
 func (x *PlaceRequest) Reset() {
 	*x = PlaceRequest{}
-	mi := &file_mooring_proto_msgTypes[38]
+	mi := &file_mooring_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2991,7 +3528,7 @@ func (x *PlaceRequest) String() string {
 func (*PlaceRequest) ProtoMessage() {}
 
 func (x *PlaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[38]
+	mi := &file_mooring_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3004,7 +3541,7 @@ func (x *PlaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceRequest.ProtoReflect.Descriptor instead.
 func (*PlaceRequest) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{38}
+	return file_mooring_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PlaceRequest) GetHosts() []*PlaceHost {
@@ -3055,7 +3592,7 @@ type PlaceHost struct {
 
 func (x *PlaceHost) Reset() {
 	*x = PlaceHost{}
-	mi := &file_mooring_proto_msgTypes[39]
+	mi := &file_mooring_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3067,7 +3604,7 @@ func (x *PlaceHost) String() string {
 func (*PlaceHost) ProtoMessage() {}
 
 func (x *PlaceHost) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[39]
+	mi := &file_mooring_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3080,7 +3617,7 @@ func (x *PlaceHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceHost.ProtoReflect.Descriptor instead.
 func (*PlaceHost) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{39}
+	return file_mooring_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PlaceHost) GetKey() string {
@@ -3129,7 +3666,7 @@ type PlaceConnection struct {
 
 func (x *PlaceConnection) Reset() {
 	*x = PlaceConnection{}
-	mi := &file_mooring_proto_msgTypes[40]
+	mi := &file_mooring_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3678,7 @@ func (x *PlaceConnection) String() string {
 func (*PlaceConnection) ProtoMessage() {}
 
 func (x *PlaceConnection) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[40]
+	mi := &file_mooring_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3691,7 @@ func (x *PlaceConnection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceConnection.ProtoReflect.Descriptor instead.
 func (*PlaceConnection) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{40}
+	return file_mooring_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PlaceConnection) GetSubsystem() string {
@@ -3184,7 +3721,7 @@ type PlaceNamespace struct {
 
 func (x *PlaceNamespace) Reset() {
 	*x = PlaceNamespace{}
-	mi := &file_mooring_proto_msgTypes[41]
+	mi := &file_mooring_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3733,7 @@ func (x *PlaceNamespace) String() string {
 func (*PlaceNamespace) ProtoMessage() {}
 
 func (x *PlaceNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[41]
+	mi := &file_mooring_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3746,7 @@ func (x *PlaceNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceNamespace.ProtoReflect.Descriptor instead.
 func (*PlaceNamespace) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{41}
+	return file_mooring_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PlaceNamespace) GetKey() string {
@@ -3261,7 +3798,7 @@ type PlaceAccessPoint struct {
 
 func (x *PlaceAccessPoint) Reset() {
 	*x = PlaceAccessPoint{}
-	mi := &file_mooring_proto_msgTypes[42]
+	mi := &file_mooring_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3810,7 @@ func (x *PlaceAccessPoint) String() string {
 func (*PlaceAccessPoint) ProtoMessage() {}
 
 func (x *PlaceAccessPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[42]
+	mi := &file_mooring_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3823,7 @@ func (x *PlaceAccessPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceAccessPoint.ProtoReflect.Descriptor instead.
 func (*PlaceAccessPoint) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{42}
+	return file_mooring_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PlaceAccessPoint) GetId() string {
@@ -3349,7 +3886,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_mooring_proto_msgTypes[43]
+	mi := &file_mooring_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3898,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[43]
+	mi := &file_mooring_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3911,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{43}
+	return file_mooring_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Placement) GetHost() string {
@@ -3428,7 +3965,7 @@ type PlaceResponse struct {
 
 func (x *PlaceResponse) Reset() {
 	*x = PlaceResponse{}
-	mi := &file_mooring_proto_msgTypes[44]
+	mi := &file_mooring_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3440,7 +3977,7 @@ func (x *PlaceResponse) String() string {
 func (*PlaceResponse) ProtoMessage() {}
 
 func (x *PlaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mooring_proto_msgTypes[44]
+	mi := &file_mooring_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3453,7 +3990,7 @@ func (x *PlaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceResponse.ProtoReflect.Descriptor instead.
 func (*PlaceResponse) Descriptor() ([]byte, []int) {
-	return file_mooring_proto_rawDescGZIP(), []int{44}
+	return file_mooring_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PlaceResponse) GetPlacements() []*Placement {
@@ -3533,18 +4070,20 @@ const file_mooring_proto_rawDesc = "" +
 	"pool_bytes\x18\x03 \x01(\x04R\tpoolBytes\"5\n" +
 	"\x11OpenRingsResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"\x0e\n" +
-	"\fWatchRequest\"\xe3\x01\n" +
+	"\fWatchRequest\"\x96\x02\n" +
 	"\x06Update\x12/\n" +
 	"\aexports\x18\x01 \x01(\v2\x13.mooring.v1.ExportsH\x00R\aexports\x12,\n" +
 	"\x06grants\x18\x02 \x01(\v2\x12.mooring.v1.GrantsH\x00R\x06grants\x12@\n" +
 	"\vreservation\x18\x03 \x01(\v2\x1c.mooring.v1.ReservationEventH\x00R\vreservation\x12.\n" +
-	"\x03end\x18\x04 \x01(\v2\x1a.mooring.v1.AssociationEndH\x00R\x03endB\b\n" +
-	"\x06update\"~\n" +
+	"\x03end\x18\x04 \x01(\v2\x1a.mooring.v1.AssociationEndH\x00R\x03end\x121\n" +
+	"\x04move\x18\x05 \x01(\v2\x1b.mooring.v1.AssociationMoveH\x00R\x04moveB\b\n" +
+	"\x06update\"\xac\x01\n" +
 	"\aExports\x125\n" +
 	"\n" +
 	"subsystems\x18\x01 \x03(\v2\x15.mooring.v1.SubsystemR\n" +
 	"subsystems\x12<\n" +
-	"\raccess_points\x18\x02 \x03(\v2\x17.mooring.v1.AccessPointR\faccessPoints\"l\n" +
+	"\raccess_points\x18\x02 \x03(\v2\x17.mooring.v1.AccessPointR\faccessPoints\x12,\n" +
+	"\atargets\x18\x03 \x03(\v2\x12.mooring.v1.TargetR\atargets\"l\n" +
 	"\vAccessPoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x10\n" +
@@ -3563,7 +4102,18 @@ const file_mooring_proto_rawDesc = "" +
 	"\x0emax_namespaces\x18\a \x01(\rR\rmaxNamespaces\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generation\"\xbb\x02\n" +
+	"generation\"\x9c\x02\n" +
+	"\x06Target\x12\x10\n" +
+	"\x03iqn\x18\x01 \x01(\tR\x03iqn\x12$\n" +
+	"\x0eallow_any_host\x18\x02 \x01(\bR\fallowAnyHost\x12#\n" +
+	"\rallowed_hosts\x18\x03 \x03(\tR\fallowedHosts\x12+\n" +
+	"\x05units\x18\x04 \x03(\v2\x15.mooring.v1.NamespaceR\x05units\x12*\n" +
+	"\x04mode\x18\x05 \x01(\x0e2\x16.mooring.v1.TargetModeR\x04mode\x12\"\n" +
+	"\fauthenticate\x18\x06 \x01(\bR\fauthenticate\x12\x1e\n" +
+	"\n" +
+	"generation\x18\a \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\"\xbb\x02\n" +
 	"\tNamespace\x12\x12\n" +
 	"\x04nsid\x18\x01 \x01(\rR\x04nsid\x12\x1b\n" +
 	"\tvolume_id\x18\x02 \x01(\tR\bvolumeId\x12\x14\n" +
@@ -3585,19 +4135,21 @@ const file_mooring_proto_rawDesc = "" +
 	"\fHostIdentity\x120\n" +
 	"\bprotocol\x18\x01 \x01(\x0e2\x14.mooring.v1.ProtocolR\bprotocol\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n" +
-	"\ahost_id\x18\x03 \x01(\fR\x06hostId\"\xbf\x01\n" +
+	"\ahost_id\x18\x03 \x01(\fR\x06hostId\"\xd5\x01\n" +
 	"\x10AssociateRequest\x12,\n" +
 	"\x04host\x18\x01 \x01(\v2\x18.mooring.v1.HostIdentityR\x04host\x12\x1c\n" +
 	"\tsubsystem\x18\x02 \x01(\tR\tsubsystem\x12&\n" +
 	"\x0faccess_point_id\x18\x03 \x01(\tR\raccessPointId\x12\x12\n" +
 	"\x04peer\x18\x04 \x01(\tR\x04peer\x12#\n" +
-	"\rcontroller_id\x18\x05 \x01(\rR\fcontrollerId\"\xd5\x01\n" +
+	"\rcontroller_id\x18\x05 \x01(\rR\fcontrollerId\x12\x14\n" +
+	"\x05proof\x18\x06 \x01(\x04R\x05proof\"\xef\x01\n" +
 	"\x11AssociateResponse\x123\n" +
 	"\x06result\x18\x01 \x01(\x0e2\x1b.mooring.v1.AssociateResultR\x06result\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12 \n" +
 	"\vassociation\x18\x03 \x01(\x04R\vassociation\x12#\n" +
 	"\rcontroller_id\x18\x04 \x01(\rR\fcontrollerId\x12*\n" +
-	"\x06grants\x18\x05 \x01(\v2\x12.mooring.v1.GrantsR\x06grants\"\xdc\x01\n" +
+	"\x06grants\x18\x05 \x01(\v2\x12.mooring.v1.GrantsR\x06grants\x12\x18\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\"\xdc\x01\n" +
 	"\x05Grant\x12\x12\n" +
 	"\x04nsid\x18\x01 \x01(\rR\x04nsid\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\rR\x06handle\x12+\n" +
@@ -3611,7 +4163,32 @@ const file_mooring_proto_rawDesc = "" +
 	"\x06grants\x18\x02 \x03(\v2\x11.mooring.v1.GrantR\x06grants\"J\n" +
 	"\x0eAssociationEnd\x12 \n" +
 	"\vassociation\x18\x01 \x01(\x04R\vassociation\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"K\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"e\n" +
+	"\x0fAssociationMove\x12 \n" +
+	"\vassociation\x18\x01 \x01(\x04R\vassociation\x12\x18\n" +
+	"\aseconds\x18\x02 \x01(\rR\aseconds\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xc9\x01\n" +
+	"\x13AuthenticateRequest\x12,\n" +
+	"\x04host\x18\x01 \x01(\v2\x18.mooring.v1.HostIdentityR\x04host\x12\x1c\n" +
+	"\tsubsystem\x18\x02 \x01(\tR\tsubsystem\x12-\n" +
+	"\x06answer\x18\x03 \x01(\v2\x15.mooring.v1.ChapProofR\x06answer\x127\n" +
+	"\tchallenge\x18\x04 \x01(\v2\x19.mooring.v1.ChapChallengeR\tchallenge\"k\n" +
+	"\rChapChallenge\x12\x1c\n" +
+	"\talgorithm\x18\x01 \x01(\rR\talgorithm\x12\x1e\n" +
+	"\n" +
+	"identifier\x18\x02 \x01(\rR\n" +
+	"identifier\x12\x1c\n" +
+	"\tchallenge\x18\x03 \x01(\fR\tchallenge\"t\n" +
+	"\tChapProof\x127\n" +
+	"\tchallenge\x18\x01 \x01(\v2\x19.mooring.v1.ChapChallengeR\tchallenge\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\bresponse\x18\x03 \x01(\fR\bresponse\"\x86\x01\n" +
+	"\x14AuthenticateResponse\x12\x0e\n" +
+	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
+	"\x05proof\x18\x03 \x01(\x04R\x05proof\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x1a\n" +
+	"\bresponse\x18\x05 \x01(\fR\bresponse\"K\n" +
 	"\x11DissociateRequest\x12 \n" +
 	"\vassociation\x18\x01 \x01(\x04R\vassociation\x12\x14\n" +
 	"\x05clean\x18\x02 \x01(\bR\x05clean\"\x14\n" +
@@ -3629,14 +4206,15 @@ const file_mooring_proto_rawDesc = "" +
 	"\vpersistence\x18\b \x01(\x0e2\x1d.mooring.v1.PersistenceChangeR\vpersistence\"x\n" +
 	"\x0fReserveResponse\x121\n" +
 	"\x06result\x18\x01 \x01(\x0e2\x19.mooring.v1.ReserveResultR\x06result\x122\n" +
-	"\x05state\x18\x02 \x01(\v2\x1c.mooring.v1.ReservationStateR\x05state\"\xb7\x01\n" +
+	"\x05state\x18\x02 \x01(\v2\x1c.mooring.v1.ReservationStateR\x05state\"\xe5\x01\n" +
 	"\x10ReservationState\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12/\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1b.mooring.v1.ReservationTypeR\x04type\x12\x18\n" +
 	"\apersist\x18\x03 \x01(\bR\apersist\x128\n" +
-	"\vregistrants\x18\x04 \x03(\v2\x16.mooring.v1.RegistrantR\vregistrants\"\x89\x01\n" +
+	"\vregistrants\x18\x04 \x03(\v2\x16.mooring.v1.RegistrantR\vregistrants\x12,\n" +
+	"\x04unit\x18\x05 \x01(\v2\x18.mooring.v1.HostIdentityR\x04unit\"\x89\x01\n" +
 	"\n" +
 	"Registrant\x12,\n" +
 	"\x04host\x18\x01 \x01(\v2\x18.mooring.v1.HostIdentityR\x04host\x12\x10\n" +
@@ -3701,7 +4279,11 @@ const file_mooring_proto_rawDesc = "" +
 	"\x13ATTRIBUTE_TYPE_BOOL\x10\x03\x12\x1e\n" +
 	"\x1aATTRIBUTE_TYPE_STRING_LIST\x10\x04\x12\x17\n" +
 	"\x13ATTRIBUTE_TYPE_SIZE\x10\x05\x12\x1b\n" +
-	"\x17ATTRIBUTE_TYPE_DURATION\x10\x06*:\n" +
+	"\x17ATTRIBUTE_TYPE_DURATION\x10\x06*2\n" +
+	"\n" +
+	"TargetMode\x12\x13\n" +
+	"\x0fTARGET_REDIRECT\x10\x00\x12\x0f\n" +
+	"\vTARGET_ALUA\x10\x01*:\n" +
 	"\n" +
 	"Durability\x12\x13\n" +
 	"\x0fDURABILITY_SYNC\x10\x00\x12\x17\n" +
@@ -3709,14 +4291,16 @@ const file_mooring_proto_rawDesc = "" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPROTOCOL_NVME\x10\x01\x12\x12\n" +
-	"\x0ePROTOCOL_ISCSI\x10\x02*\xaa\x01\n" +
+	"\x0ePROTOCOL_ISCSI\x10\x02*\xdb\x01\n" +
 	"\x0fAssociateResult\x12\x10\n" +
 	"\fASSOCIATE_OK\x10\x00\x12\x1a\n" +
 	"\x16ASSOCIATE_NO_SUBSYSTEM\x10\x01\x12\x1e\n" +
 	"\x1aASSOCIATE_HOST_NOT_ALLOWED\x10\x02\x12\x12\n" +
 	"\x0eASSOCIATE_BUSY\x10\x03\x12\x1c\n" +
 	"\x18ASSOCIATE_BAD_CONTROLLER\x10\x04\x12\x17\n" +
-	"\x13ASSOCIATE_NOT_READY\x10\x05*\x88\x01\n" +
+	"\x13ASSOCIATE_NOT_READY\x10\x05\x12\x17\n" +
+	"\x13ASSOCIATE_ELSEWHERE\x10\x06\x12\x16\n" +
+	"\x12ASSOCIATE_NO_PROOF\x10\a*\x88\x01\n" +
 	"\bAnaState\x12\x13\n" +
 	"\x0fANA_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rANA_OPTIMIZED\x10\x01\x12\x15\n" +
@@ -3724,7 +4308,7 @@ const file_mooring_proto_rawDesc = "" +
 	"\x10ANA_INACCESSIBLE\x10\x03\x12\x17\n" +
 	"\x13ANA_PERSISTENT_LOSS\x10\x04\x12\x0e\n" +
 	"\n" +
-	"ANA_CHANGE\x10\x0f*\xf0\x01\n" +
+	"ANA_CHANGE\x10\x0f*\xb4\x02\n" +
 	"\rReserveAction\x12\x12\n" +
 	"\x0eRESERVE_REPORT\x10\x00\x12\x14\n" +
 	"\x10RESERVE_REGISTER\x10\x01\x12\x16\n" +
@@ -3735,7 +4319,11 @@ const file_mooring_proto_rawDesc = "" +
 	"\x15RESERVE_PREEMPT_ABORT\x10\x06\x12\x13\n" +
 	"\x0fRESERVE_RELEASE\x10\a\x12\x11\n" +
 	"\rRESERVE_CLEAR\x10\b\x12\x1b\n" +
-	"\x17RESERVE_SET_PERSISTENCE\x10\t*\x90\x02\n" +
+	"\x17RESERVE_SET_PERSISTENCE\x10\t\x12\x10\n" +
+	"\fRESERVE_UNIT\x10\n" +
+	"\x12\x18\n" +
+	"\x14RESERVE_RELEASE_UNIT\x10\v\x12\x16\n" +
+	"\x12RESERVE_RESET_UNIT\x10\f*\x90\x02\n" +
 	"\x0fReservationType\x12\x14\n" +
 	"\x10RESERVATION_NONE\x10\x00\x12\x1f\n" +
 	"\x1bRESERVATION_WRITE_EXCLUSIVE\x10\x01\x12 \n" +
@@ -3766,14 +4354,15 @@ const file_mooring_proto_rawDesc = "" +
 	"\x04Data\x12<\n" +
 	"\x05Start\x12\x18.mooring.v1.StartRequest\x1a\x19.mooring.v1.StartResponse\x12Q\n" +
 	"\fSetListeners\x12\x1f.mooring.v1.SetListenersRequest\x1a .mooring.v1.SetListenersResponse\x129\n" +
-	"\x04Stop\x12\x17.mooring.v1.StopRequest\x1a\x18.mooring.v1.StopResponse2\xe4\x02\n" +
+	"\x04Stop\x12\x17.mooring.v1.StopRequest\x1a\x18.mooring.v1.StopResponse2\xb7\x03\n" +
 	"\x04Core\x12H\n" +
 	"\tOpenRings\x12\x1c.mooring.v1.OpenRingsRequest\x1a\x1d.mooring.v1.OpenRingsResponse\x127\n" +
 	"\x05Watch\x12\x18.mooring.v1.WatchRequest\x1a\x12.mooring.v1.Update0\x01\x12H\n" +
 	"\tAssociate\x12\x1c.mooring.v1.AssociateRequest\x1a\x1d.mooring.v1.AssociateResponse\x12K\n" +
 	"\n" +
 	"Dissociate\x12\x1d.mooring.v1.DissociateRequest\x1a\x1e.mooring.v1.DissociateResponse\x12B\n" +
-	"\aReserve\x12\x1a.mooring.v1.ReserveRequest\x1a\x1b.mooring.v1.ReserveResponse2F\n" +
+	"\aReserve\x12\x1a.mooring.v1.ReserveRequest\x1a\x1b.mooring.v1.ReserveResponse\x12Q\n" +
+	"\fAuthenticate\x12\x1f.mooring.v1.AuthenticateRequest\x1a .mooring.v1.AuthenticateResponse2F\n" +
 	"\x06Policy\x12<\n" +
 	"\x05Place\x12\x18.mooring.v1.PlaceRequest\x1a\x19.mooring.v1.PlaceResponseB/Z-github.com/mooring-io/mooring/sdk/proto;protob\x06proto3"
 
@@ -3789,136 +4378,154 @@ func file_mooring_proto_rawDescGZIP() []byte {
 	return file_mooring_proto_rawDescData
 }
 
-var file_mooring_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_mooring_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_mooring_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_mooring_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_mooring_proto_goTypes = []any{
 	(Kind)(0),                    // 0: mooring.v1.Kind
 	(AttributeType)(0),           // 1: mooring.v1.AttributeType
-	(Durability)(0),              // 2: mooring.v1.Durability
-	(Protocol)(0),                // 3: mooring.v1.Protocol
-	(AssociateResult)(0),         // 4: mooring.v1.AssociateResult
-	(AnaState)(0),                // 5: mooring.v1.AnaState
-	(ReserveAction)(0),           // 6: mooring.v1.ReserveAction
-	(ReservationType)(0),         // 7: mooring.v1.ReservationType
-	(PersistenceChange)(0),       // 8: mooring.v1.PersistenceChange
-	(ReserveResult)(0),           // 9: mooring.v1.ReserveResult
-	(ReservationEventType)(0),    // 10: mooring.v1.ReservationEventType
-	(*DescribeRequest)(nil),      // 11: mooring.v1.DescribeRequest
-	(*Description)(nil),          // 12: mooring.v1.Description
-	(*Attribute)(nil),            // 13: mooring.v1.Attribute
-	(*ConfigureRequest)(nil),     // 14: mooring.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),    // 15: mooring.v1.ConfigureResponse
-	(*AttributeError)(nil),       // 16: mooring.v1.AttributeError
-	(*HealthRequest)(nil),        // 17: mooring.v1.HealthRequest
-	(*HealthReport)(nil),         // 18: mooring.v1.HealthReport
-	(*Metric)(nil),               // 19: mooring.v1.Metric
-	(*StartRequest)(nil),         // 20: mooring.v1.StartRequest
-	(*StartResponse)(nil),        // 21: mooring.v1.StartResponse
-	(*Listener)(nil),             // 22: mooring.v1.Listener
-	(*SetListenersRequest)(nil),  // 23: mooring.v1.SetListenersRequest
-	(*SetListenersResponse)(nil), // 24: mooring.v1.SetListenersResponse
-	(*ListenerState)(nil),        // 25: mooring.v1.ListenerState
-	(*StopRequest)(nil),          // 26: mooring.v1.StopRequest
-	(*StopResponse)(nil),         // 27: mooring.v1.StopResponse
-	(*OpenRingsRequest)(nil),     // 28: mooring.v1.OpenRingsRequest
-	(*OpenRingsResponse)(nil),    // 29: mooring.v1.OpenRingsResponse
-	(*WatchRequest)(nil),         // 30: mooring.v1.WatchRequest
-	(*Update)(nil),               // 31: mooring.v1.Update
-	(*Exports)(nil),              // 32: mooring.v1.Exports
-	(*AccessPoint)(nil),          // 33: mooring.v1.AccessPoint
-	(*Subsystem)(nil),            // 34: mooring.v1.Subsystem
-	(*Namespace)(nil),            // 35: mooring.v1.Namespace
-	(*HostIdentity)(nil),         // 36: mooring.v1.HostIdentity
-	(*AssociateRequest)(nil),     // 37: mooring.v1.AssociateRequest
-	(*AssociateResponse)(nil),    // 38: mooring.v1.AssociateResponse
-	(*Grant)(nil),                // 39: mooring.v1.Grant
-	(*Grants)(nil),               // 40: mooring.v1.Grants
-	(*AssociationEnd)(nil),       // 41: mooring.v1.AssociationEnd
-	(*DissociateRequest)(nil),    // 42: mooring.v1.DissociateRequest
-	(*DissociateResponse)(nil),   // 43: mooring.v1.DissociateResponse
-	(*ReserveRequest)(nil),       // 44: mooring.v1.ReserveRequest
-	(*ReserveResponse)(nil),      // 45: mooring.v1.ReserveResponse
-	(*ReservationState)(nil),     // 46: mooring.v1.ReservationState
-	(*Registrant)(nil),           // 47: mooring.v1.Registrant
-	(*ReservationEvent)(nil),     // 48: mooring.v1.ReservationEvent
-	(*PlaceRequest)(nil),         // 49: mooring.v1.PlaceRequest
-	(*PlaceHost)(nil),            // 50: mooring.v1.PlaceHost
-	(*PlaceConnection)(nil),      // 51: mooring.v1.PlaceConnection
-	(*PlaceNamespace)(nil),       // 52: mooring.v1.PlaceNamespace
-	(*PlaceAccessPoint)(nil),     // 53: mooring.v1.PlaceAccessPoint
-	(*Placement)(nil),            // 54: mooring.v1.Placement
-	(*PlaceResponse)(nil),        // 55: mooring.v1.PlaceResponse
-	nil,                          // 56: mooring.v1.Metric.LabelsEntry
+	(TargetMode)(0),              // 2: mooring.v1.TargetMode
+	(Durability)(0),              // 3: mooring.v1.Durability
+	(Protocol)(0),                // 4: mooring.v1.Protocol
+	(AssociateResult)(0),         // 5: mooring.v1.AssociateResult
+	(AnaState)(0),                // 6: mooring.v1.AnaState
+	(ReserveAction)(0),           // 7: mooring.v1.ReserveAction
+	(ReservationType)(0),         // 8: mooring.v1.ReservationType
+	(PersistenceChange)(0),       // 9: mooring.v1.PersistenceChange
+	(ReserveResult)(0),           // 10: mooring.v1.ReserveResult
+	(ReservationEventType)(0),    // 11: mooring.v1.ReservationEventType
+	(*DescribeRequest)(nil),      // 12: mooring.v1.DescribeRequest
+	(*Description)(nil),          // 13: mooring.v1.Description
+	(*Attribute)(nil),            // 14: mooring.v1.Attribute
+	(*ConfigureRequest)(nil),     // 15: mooring.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),    // 16: mooring.v1.ConfigureResponse
+	(*AttributeError)(nil),       // 17: mooring.v1.AttributeError
+	(*HealthRequest)(nil),        // 18: mooring.v1.HealthRequest
+	(*HealthReport)(nil),         // 19: mooring.v1.HealthReport
+	(*Metric)(nil),               // 20: mooring.v1.Metric
+	(*StartRequest)(nil),         // 21: mooring.v1.StartRequest
+	(*StartResponse)(nil),        // 22: mooring.v1.StartResponse
+	(*Listener)(nil),             // 23: mooring.v1.Listener
+	(*SetListenersRequest)(nil),  // 24: mooring.v1.SetListenersRequest
+	(*SetListenersResponse)(nil), // 25: mooring.v1.SetListenersResponse
+	(*ListenerState)(nil),        // 26: mooring.v1.ListenerState
+	(*StopRequest)(nil),          // 27: mooring.v1.StopRequest
+	(*StopResponse)(nil),         // 28: mooring.v1.StopResponse
+	(*OpenRingsRequest)(nil),     // 29: mooring.v1.OpenRingsRequest
+	(*OpenRingsResponse)(nil),    // 30: mooring.v1.OpenRingsResponse
+	(*WatchRequest)(nil),         // 31: mooring.v1.WatchRequest
+	(*Update)(nil),               // 32: mooring.v1.Update
+	(*Exports)(nil),              // 33: mooring.v1.Exports
+	(*AccessPoint)(nil),          // 34: mooring.v1.AccessPoint
+	(*Subsystem)(nil),            // 35: mooring.v1.Subsystem
+	(*Target)(nil),               // 36: mooring.v1.Target
+	(*Namespace)(nil),            // 37: mooring.v1.Namespace
+	(*HostIdentity)(nil),         // 38: mooring.v1.HostIdentity
+	(*AssociateRequest)(nil),     // 39: mooring.v1.AssociateRequest
+	(*AssociateResponse)(nil),    // 40: mooring.v1.AssociateResponse
+	(*Grant)(nil),                // 41: mooring.v1.Grant
+	(*Grants)(nil),               // 42: mooring.v1.Grants
+	(*AssociationEnd)(nil),       // 43: mooring.v1.AssociationEnd
+	(*AssociationMove)(nil),      // 44: mooring.v1.AssociationMove
+	(*AuthenticateRequest)(nil),  // 45: mooring.v1.AuthenticateRequest
+	(*ChapChallenge)(nil),        // 46: mooring.v1.ChapChallenge
+	(*ChapProof)(nil),            // 47: mooring.v1.ChapProof
+	(*AuthenticateResponse)(nil), // 48: mooring.v1.AuthenticateResponse
+	(*DissociateRequest)(nil),    // 49: mooring.v1.DissociateRequest
+	(*DissociateResponse)(nil),   // 50: mooring.v1.DissociateResponse
+	(*ReserveRequest)(nil),       // 51: mooring.v1.ReserveRequest
+	(*ReserveResponse)(nil),      // 52: mooring.v1.ReserveResponse
+	(*ReservationState)(nil),     // 53: mooring.v1.ReservationState
+	(*Registrant)(nil),           // 54: mooring.v1.Registrant
+	(*ReservationEvent)(nil),     // 55: mooring.v1.ReservationEvent
+	(*PlaceRequest)(nil),         // 56: mooring.v1.PlaceRequest
+	(*PlaceHost)(nil),            // 57: mooring.v1.PlaceHost
+	(*PlaceConnection)(nil),      // 58: mooring.v1.PlaceConnection
+	(*PlaceNamespace)(nil),       // 59: mooring.v1.PlaceNamespace
+	(*PlaceAccessPoint)(nil),     // 60: mooring.v1.PlaceAccessPoint
+	(*Placement)(nil),            // 61: mooring.v1.Placement
+	(*PlaceResponse)(nil),        // 62: mooring.v1.PlaceResponse
+	nil,                          // 63: mooring.v1.Metric.LabelsEntry
 }
 var file_mooring_proto_depIdxs = []int32{
 	0,  // 0: mooring.v1.Description.kind:type_name -> mooring.v1.Kind
-	13, // 1: mooring.v1.Description.schema:type_name -> mooring.v1.Attribute
+	14, // 1: mooring.v1.Description.schema:type_name -> mooring.v1.Attribute
 	1,  // 2: mooring.v1.Attribute.type:type_name -> mooring.v1.AttributeType
-	16, // 3: mooring.v1.ConfigureResponse.errors:type_name -> mooring.v1.AttributeError
-	19, // 4: mooring.v1.HealthReport.metrics:type_name -> mooring.v1.Metric
-	56, // 5: mooring.v1.Metric.labels:type_name -> mooring.v1.Metric.LabelsEntry
-	22, // 6: mooring.v1.SetListenersRequest.listeners:type_name -> mooring.v1.Listener
-	25, // 7: mooring.v1.SetListenersResponse.states:type_name -> mooring.v1.ListenerState
-	32, // 8: mooring.v1.Update.exports:type_name -> mooring.v1.Exports
-	40, // 9: mooring.v1.Update.grants:type_name -> mooring.v1.Grants
-	48, // 10: mooring.v1.Update.reservation:type_name -> mooring.v1.ReservationEvent
-	41, // 11: mooring.v1.Update.end:type_name -> mooring.v1.AssociationEnd
-	34, // 12: mooring.v1.Exports.subsystems:type_name -> mooring.v1.Subsystem
-	33, // 13: mooring.v1.Exports.access_points:type_name -> mooring.v1.AccessPoint
-	35, // 14: mooring.v1.Subsystem.namespaces:type_name -> mooring.v1.Namespace
-	2,  // 15: mooring.v1.Namespace.durability:type_name -> mooring.v1.Durability
-	3,  // 16: mooring.v1.HostIdentity.protocol:type_name -> mooring.v1.Protocol
-	36, // 17: mooring.v1.AssociateRequest.host:type_name -> mooring.v1.HostIdentity
-	4,  // 18: mooring.v1.AssociateResponse.result:type_name -> mooring.v1.AssociateResult
-	40, // 19: mooring.v1.AssociateResponse.grants:type_name -> mooring.v1.Grants
-	5,  // 20: mooring.v1.Grant.ana_state:type_name -> mooring.v1.AnaState
-	39, // 21: mooring.v1.Grants.grants:type_name -> mooring.v1.Grant
-	6,  // 22: mooring.v1.ReserveRequest.action:type_name -> mooring.v1.ReserveAction
-	7,  // 23: mooring.v1.ReserveRequest.type:type_name -> mooring.v1.ReservationType
-	8,  // 24: mooring.v1.ReserveRequest.persistence:type_name -> mooring.v1.PersistenceChange
-	9,  // 25: mooring.v1.ReserveResponse.result:type_name -> mooring.v1.ReserveResult
-	46, // 26: mooring.v1.ReserveResponse.state:type_name -> mooring.v1.ReservationState
-	7,  // 27: mooring.v1.ReservationState.type:type_name -> mooring.v1.ReservationType
-	47, // 28: mooring.v1.ReservationState.registrants:type_name -> mooring.v1.Registrant
-	36, // 29: mooring.v1.Registrant.host:type_name -> mooring.v1.HostIdentity
-	10, // 30: mooring.v1.ReservationEvent.type:type_name -> mooring.v1.ReservationEventType
-	50, // 31: mooring.v1.PlaceRequest.hosts:type_name -> mooring.v1.PlaceHost
-	52, // 32: mooring.v1.PlaceRequest.namespaces:type_name -> mooring.v1.PlaceNamespace
-	53, // 33: mooring.v1.PlaceRequest.access_points:type_name -> mooring.v1.PlaceAccessPoint
-	54, // 34: mooring.v1.PlaceRequest.placements:type_name -> mooring.v1.Placement
-	3,  // 35: mooring.v1.PlaceHost.protocol:type_name -> mooring.v1.Protocol
-	51, // 36: mooring.v1.PlaceHost.connections:type_name -> mooring.v1.PlaceConnection
-	3,  // 37: mooring.v1.PlaceAccessPoint.protocol:type_name -> mooring.v1.Protocol
-	54, // 38: mooring.v1.PlaceResponse.placements:type_name -> mooring.v1.Placement
-	11, // 39: mooring.v1.Plugin.Describe:input_type -> mooring.v1.DescribeRequest
-	14, // 40: mooring.v1.Plugin.Configure:input_type -> mooring.v1.ConfigureRequest
-	17, // 41: mooring.v1.Plugin.Health:input_type -> mooring.v1.HealthRequest
-	20, // 42: mooring.v1.Data.Start:input_type -> mooring.v1.StartRequest
-	23, // 43: mooring.v1.Data.SetListeners:input_type -> mooring.v1.SetListenersRequest
-	26, // 44: mooring.v1.Data.Stop:input_type -> mooring.v1.StopRequest
-	28, // 45: mooring.v1.Core.OpenRings:input_type -> mooring.v1.OpenRingsRequest
-	30, // 46: mooring.v1.Core.Watch:input_type -> mooring.v1.WatchRequest
-	37, // 47: mooring.v1.Core.Associate:input_type -> mooring.v1.AssociateRequest
-	42, // 48: mooring.v1.Core.Dissociate:input_type -> mooring.v1.DissociateRequest
-	44, // 49: mooring.v1.Core.Reserve:input_type -> mooring.v1.ReserveRequest
-	49, // 50: mooring.v1.Policy.Place:input_type -> mooring.v1.PlaceRequest
-	12, // 51: mooring.v1.Plugin.Describe:output_type -> mooring.v1.Description
-	15, // 52: mooring.v1.Plugin.Configure:output_type -> mooring.v1.ConfigureResponse
-	18, // 53: mooring.v1.Plugin.Health:output_type -> mooring.v1.HealthReport
-	21, // 54: mooring.v1.Data.Start:output_type -> mooring.v1.StartResponse
-	24, // 55: mooring.v1.Data.SetListeners:output_type -> mooring.v1.SetListenersResponse
-	27, // 56: mooring.v1.Data.Stop:output_type -> mooring.v1.StopResponse
-	29, // 57: mooring.v1.Core.OpenRings:output_type -> mooring.v1.OpenRingsResponse
-	31, // 58: mooring.v1.Core.Watch:output_type -> mooring.v1.Update
-	38, // 59: mooring.v1.Core.Associate:output_type -> mooring.v1.AssociateResponse
-	43, // 60: mooring.v1.Core.Dissociate:output_type -> mooring.v1.DissociateResponse
-	45, // 61: mooring.v1.Core.Reserve:output_type -> mooring.v1.ReserveResponse
-	55, // 62: mooring.v1.Policy.Place:output_type -> mooring.v1.PlaceResponse
-	51, // [51:63] is the sub-list for method output_type
-	39, // [39:51] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	17, // 3: mooring.v1.ConfigureResponse.errors:type_name -> mooring.v1.AttributeError
+	20, // 4: mooring.v1.HealthReport.metrics:type_name -> mooring.v1.Metric
+	63, // 5: mooring.v1.Metric.labels:type_name -> mooring.v1.Metric.LabelsEntry
+	23, // 6: mooring.v1.SetListenersRequest.listeners:type_name -> mooring.v1.Listener
+	26, // 7: mooring.v1.SetListenersResponse.states:type_name -> mooring.v1.ListenerState
+	33, // 8: mooring.v1.Update.exports:type_name -> mooring.v1.Exports
+	42, // 9: mooring.v1.Update.grants:type_name -> mooring.v1.Grants
+	55, // 10: mooring.v1.Update.reservation:type_name -> mooring.v1.ReservationEvent
+	43, // 11: mooring.v1.Update.end:type_name -> mooring.v1.AssociationEnd
+	44, // 12: mooring.v1.Update.move:type_name -> mooring.v1.AssociationMove
+	35, // 13: mooring.v1.Exports.subsystems:type_name -> mooring.v1.Subsystem
+	34, // 14: mooring.v1.Exports.access_points:type_name -> mooring.v1.AccessPoint
+	36, // 15: mooring.v1.Exports.targets:type_name -> mooring.v1.Target
+	37, // 16: mooring.v1.Subsystem.namespaces:type_name -> mooring.v1.Namespace
+	37, // 17: mooring.v1.Target.units:type_name -> mooring.v1.Namespace
+	2,  // 18: mooring.v1.Target.mode:type_name -> mooring.v1.TargetMode
+	3,  // 19: mooring.v1.Namespace.durability:type_name -> mooring.v1.Durability
+	4,  // 20: mooring.v1.HostIdentity.protocol:type_name -> mooring.v1.Protocol
+	38, // 21: mooring.v1.AssociateRequest.host:type_name -> mooring.v1.HostIdentity
+	5,  // 22: mooring.v1.AssociateResponse.result:type_name -> mooring.v1.AssociateResult
+	42, // 23: mooring.v1.AssociateResponse.grants:type_name -> mooring.v1.Grants
+	6,  // 24: mooring.v1.Grant.ana_state:type_name -> mooring.v1.AnaState
+	41, // 25: mooring.v1.Grants.grants:type_name -> mooring.v1.Grant
+	38, // 26: mooring.v1.AuthenticateRequest.host:type_name -> mooring.v1.HostIdentity
+	47, // 27: mooring.v1.AuthenticateRequest.answer:type_name -> mooring.v1.ChapProof
+	46, // 28: mooring.v1.AuthenticateRequest.challenge:type_name -> mooring.v1.ChapChallenge
+	46, // 29: mooring.v1.ChapProof.challenge:type_name -> mooring.v1.ChapChallenge
+	7,  // 30: mooring.v1.ReserveRequest.action:type_name -> mooring.v1.ReserveAction
+	8,  // 31: mooring.v1.ReserveRequest.type:type_name -> mooring.v1.ReservationType
+	9,  // 32: mooring.v1.ReserveRequest.persistence:type_name -> mooring.v1.PersistenceChange
+	10, // 33: mooring.v1.ReserveResponse.result:type_name -> mooring.v1.ReserveResult
+	53, // 34: mooring.v1.ReserveResponse.state:type_name -> mooring.v1.ReservationState
+	8,  // 35: mooring.v1.ReservationState.type:type_name -> mooring.v1.ReservationType
+	54, // 36: mooring.v1.ReservationState.registrants:type_name -> mooring.v1.Registrant
+	38, // 37: mooring.v1.ReservationState.unit:type_name -> mooring.v1.HostIdentity
+	38, // 38: mooring.v1.Registrant.host:type_name -> mooring.v1.HostIdentity
+	11, // 39: mooring.v1.ReservationEvent.type:type_name -> mooring.v1.ReservationEventType
+	57, // 40: mooring.v1.PlaceRequest.hosts:type_name -> mooring.v1.PlaceHost
+	59, // 41: mooring.v1.PlaceRequest.namespaces:type_name -> mooring.v1.PlaceNamespace
+	60, // 42: mooring.v1.PlaceRequest.access_points:type_name -> mooring.v1.PlaceAccessPoint
+	61, // 43: mooring.v1.PlaceRequest.placements:type_name -> mooring.v1.Placement
+	4,  // 44: mooring.v1.PlaceHost.protocol:type_name -> mooring.v1.Protocol
+	58, // 45: mooring.v1.PlaceHost.connections:type_name -> mooring.v1.PlaceConnection
+	4,  // 46: mooring.v1.PlaceAccessPoint.protocol:type_name -> mooring.v1.Protocol
+	61, // 47: mooring.v1.PlaceResponse.placements:type_name -> mooring.v1.Placement
+	12, // 48: mooring.v1.Plugin.Describe:input_type -> mooring.v1.DescribeRequest
+	15, // 49: mooring.v1.Plugin.Configure:input_type -> mooring.v1.ConfigureRequest
+	18, // 50: mooring.v1.Plugin.Health:input_type -> mooring.v1.HealthRequest
+	21, // 51: mooring.v1.Data.Start:input_type -> mooring.v1.StartRequest
+	24, // 52: mooring.v1.Data.SetListeners:input_type -> mooring.v1.SetListenersRequest
+	27, // 53: mooring.v1.Data.Stop:input_type -> mooring.v1.StopRequest
+	29, // 54: mooring.v1.Core.OpenRings:input_type -> mooring.v1.OpenRingsRequest
+	31, // 55: mooring.v1.Core.Watch:input_type -> mooring.v1.WatchRequest
+	39, // 56: mooring.v1.Core.Associate:input_type -> mooring.v1.AssociateRequest
+	49, // 57: mooring.v1.Core.Dissociate:input_type -> mooring.v1.DissociateRequest
+	51, // 58: mooring.v1.Core.Reserve:input_type -> mooring.v1.ReserveRequest
+	45, // 59: mooring.v1.Core.Authenticate:input_type -> mooring.v1.AuthenticateRequest
+	56, // 60: mooring.v1.Policy.Place:input_type -> mooring.v1.PlaceRequest
+	13, // 61: mooring.v1.Plugin.Describe:output_type -> mooring.v1.Description
+	16, // 62: mooring.v1.Plugin.Configure:output_type -> mooring.v1.ConfigureResponse
+	19, // 63: mooring.v1.Plugin.Health:output_type -> mooring.v1.HealthReport
+	22, // 64: mooring.v1.Data.Start:output_type -> mooring.v1.StartResponse
+	25, // 65: mooring.v1.Data.SetListeners:output_type -> mooring.v1.SetListenersResponse
+	28, // 66: mooring.v1.Data.Stop:output_type -> mooring.v1.StopResponse
+	30, // 67: mooring.v1.Core.OpenRings:output_type -> mooring.v1.OpenRingsResponse
+	32, // 68: mooring.v1.Core.Watch:output_type -> mooring.v1.Update
+	40, // 69: mooring.v1.Core.Associate:output_type -> mooring.v1.AssociateResponse
+	50, // 70: mooring.v1.Core.Dissociate:output_type -> mooring.v1.DissociateResponse
+	52, // 71: mooring.v1.Core.Reserve:output_type -> mooring.v1.ReserveResponse
+	48, // 72: mooring.v1.Core.Authenticate:output_type -> mooring.v1.AuthenticateResponse
+	62, // 73: mooring.v1.Policy.Place:output_type -> mooring.v1.PlaceResponse
+	61, // [61:74] is the sub-list for method output_type
+	48, // [48:61] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_mooring_proto_init() }
@@ -3931,14 +4538,15 @@ func file_mooring_proto_init() {
 		(*Update_Grants)(nil),
 		(*Update_Reservation)(nil),
 		(*Update_End)(nil),
+		(*Update_Move)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mooring_proto_rawDesc), len(file_mooring_proto_rawDesc)),
-			NumEnums:      11,
-			NumMessages:   46,
+			NumEnums:      12,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

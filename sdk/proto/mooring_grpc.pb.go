@@ -416,11 +416,12 @@ var Data_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Core_OpenRings_FullMethodName  = "/mooring.v1.Core/OpenRings"
-	Core_Watch_FullMethodName      = "/mooring.v1.Core/Watch"
-	Core_Associate_FullMethodName  = "/mooring.v1.Core/Associate"
-	Core_Dissociate_FullMethodName = "/mooring.v1.Core/Dissociate"
-	Core_Reserve_FullMethodName    = "/mooring.v1.Core/Reserve"
+	Core_OpenRings_FullMethodName    = "/mooring.v1.Core/OpenRings"
+	Core_Watch_FullMethodName        = "/mooring.v1.Core/Watch"
+	Core_Associate_FullMethodName    = "/mooring.v1.Core/Associate"
+	Core_Dissociate_FullMethodName   = "/mooring.v1.Core/Dissociate"
+	Core_Reserve_FullMethodName      = "/mooring.v1.Core/Reserve"
+	Core_Authenticate_FullMethodName = "/mooring.v1.Core/Authenticate"
 )
 
 // CoreClient is the client API for Core service.
@@ -435,14 +436,19 @@ type CoreClient interface {
 	// Watch streams what the plugin must know: first the whole present state, then
 	// each change as the whole new state of what changed.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Update], error)
-	// Associate begins a host's association with a subsystem at one access point and
-	// grants volume handles. It returns only when nothing of the same host's former
-	// association at this controller is still under way.
+	// Associate begins a host's association with a subsystem or target at one access
+	// point and grants volume handles. It returns only when nothing of the same host's
+	// former association at this controller is still under way. In iSCSI an association
+	// is a session, and the same host is the same initiator port: a name and an ISID.
 	Associate(ctx context.Context, in *AssociateRequest, opts ...grpc.CallOption) (*AssociateResponse, error)
 	// Dissociate ends an association; its handles are void at once. Idempotent.
 	Dissociate(ctx context.Context, in *DissociateRequest, opts ...grpc.CallOption) (*DissociateResponse, error)
-	// Reserve changes or reads the reservation state of one namespace.
+	// Reserve changes or reads the reservation state of one namespace, by the rules of
+	// the protocol that the association's host speaks.
 	Reserve(ctx context.Context, in *ReserveRequest, opts ...grpc.CallOption) (*ReserveResponse, error)
+	// Authenticate judges what a host answered to a challenge of the plugin's. Secrets
+	// do not leave the core.
+	Authenticate(ctx context.Context, in *AuthenticateRequest, opts ...grpc.CallOption) (*AuthenticateResponse, error)
 }
 
 type coreClient struct {
@@ -512,6 +518,16 @@ func (c *coreClient) Reserve(ctx context.Context, in *ReserveRequest, opts ...gr
 	return out, nil
 }
 
+func (c *coreClient) Authenticate(ctx context.Context, in *AuthenticateRequest, opts ...grpc.CallOption) (*AuthenticateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuthenticateResponse)
+	err := c.cc.Invoke(ctx, Core_Authenticate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CoreServer is the server API for Core service.
 // All implementations must embed UnimplementedCoreServer
 // for forward compatibility.
@@ -524,14 +540,19 @@ type CoreServer interface {
 	// Watch streams what the plugin must know: first the whole present state, then
 	// each change as the whole new state of what changed.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Update]) error
-	// Associate begins a host's association with a subsystem at one access point and
-	// grants volume handles. It returns only when nothing of the same host's former
-	// association at this controller is still under way.
+	// Associate begins a host's association with a subsystem or target at one access
+	// point and grants volume handles. It returns only when nothing of the same host's
+	// former association at this controller is still under way. In iSCSI an association
+	// is a session, and the same host is the same initiator port: a name and an ISID.
 	Associate(context.Context, *AssociateRequest) (*AssociateResponse, error)
 	// Dissociate ends an association; its handles are void at once. Idempotent.
 	Dissociate(context.Context, *DissociateRequest) (*DissociateResponse, error)
-	// Reserve changes or reads the reservation state of one namespace.
+	// Reserve changes or reads the reservation state of one namespace, by the rules of
+	// the protocol that the association's host speaks.
 	Reserve(context.Context, *ReserveRequest) (*ReserveResponse, error)
+	// Authenticate judges what a host answered to a challenge of the plugin's. Secrets
+	// do not leave the core.
+	Authenticate(context.Context, *AuthenticateRequest) (*AuthenticateResponse, error)
 	mustEmbedUnimplementedCoreServer()
 }
 
@@ -556,6 +577,9 @@ func (UnimplementedCoreServer) Dissociate(context.Context, *DissociateRequest) (
 }
 func (UnimplementedCoreServer) Reserve(context.Context, *ReserveRequest) (*ReserveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reserve not implemented")
+}
+func (UnimplementedCoreServer) Authenticate(context.Context, *AuthenticateRequest) (*AuthenticateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Authenticate not implemented")
 }
 func (UnimplementedCoreServer) mustEmbedUnimplementedCoreServer() {}
 func (UnimplementedCoreServer) testEmbeddedByValue()              {}
@@ -661,6 +685,24 @@ func _Core_Reserve_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Core_Authenticate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AuthenticateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoreServer).Authenticate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Core_Authenticate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoreServer).Authenticate(ctx, req.(*AuthenticateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Core_ServiceDesc is the grpc.ServiceDesc for Core service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -683,6 +725,10 @@ var Core_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reserve",
 			Handler:    _Core_Reserve_Handler,
+		},
+		{
+			MethodName: "Authenticate",
+			Handler:    _Core_Authenticate_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,144 @@
+package association
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/sdk/proto"
+)
+
+const (
+	iqn       = "iqn.2026-11.io.mooring:test"
+	initiator = "iqn.2026-11.com.example:host"
+)
+
+// withTarget exports volume "one" as LUN 0 as well.
+func (w *world) withTarget() uuid.UUID {
+	w.Helper()
+	v, err := w.Meta.FindVolume(w.ctx, "", "one")
+	w.must(err)
+	_, err = w.Meta.CreateTarget(w.ctx, meta.Target{IQN: iqn, AllowedHosts: []string{initiator}})
+	w.must(err)
+	_, err = w.Meta.AttachUnit(w.ctx, iqn, 0, v.ID, nil, nil)
+	w.must(err)
+	return v.ID
+}
+
+// login is an iSCSI session at an access point.
+func (p *plugin) login(at, name, target string, isid byte) *proto.AssociateResponse {
+	p.w.Helper()
+	r, err := p.core.Associate(p.w.ctx, &proto.AssociateRequest{
+		Host:      &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_ISCSI, Name: name, HostId: []byte{isid, 0, 0, 0, 0, 0}},
+		Subsystem: target, AccessPointId: at, ControllerId: 0xFFFF,
+	})
+	if err != nil {
+		p.w.Fatal(err)
+	}
+	return r
+}
+
+func (p *plugin) reserve(id uint64, q *proto.ReserveRequest) *proto.ReserveResponse {
+	p.w.Helper()
+	q.Association, q.Nsid = id, 1
+	r, err := p.core.Reserve(p.w.ctx, q)
+	if err != nil {
+		p.w.Fatal(err)
+	}
+	return r
+}
+
+// A session is one of an initiator port: the same port again is reinstatement, wherever it comes; another is another.
+func TestSessions(t *testing.T) {
+	w := newWorld(t)
+	w.withTarget()
+	p := w.plugin()
+	first := p.login("a", initiator, iqn, 1)
+	if first.Result != proto.AssociateResult_ASSOCIATE_OK || len(first.Grants.Grants) != 1 {
+		t.Fatalf("%+v", first)
+	}
+	if other := p.login("a", initiator, iqn, 2); other.Result != proto.AssociateResult_ASSOCIATE_OK || len(w.Sessions()) != 2 {
+		t.Fatalf("a second session: %+v, %d", other, len(w.Sessions()))
+	}
+	if again := p.login("b", initiator, iqn, 1); again.Result != proto.AssociateResult_ASSOCIATE_OK {
+		t.Fatalf("%+v", again)
+	}
+	p.ended(first.Association)
+	if n := len(w.Sessions()); n != 2 {
+		t.Errorf("%d sessions", n)
+	}
+	for name, r := range map[string]*proto.AssociateResponse{
+		"an initiator that is not allowed": p.login("a", initiator+"2", iqn, 1), "a target that is none": p.login("a", initiator, iqn+"2", 1),
+		"a subsystem": p.login("a", initiator, nqn, 1),
+	} {
+		if r.Result == proto.AssociateResult_ASSOCIATE_OK {
+			t.Errorf("%s is let in", name)
+		}
+	}
+	w.must(w.Meta.DenyHost(w.ctx, iqn, initiator))
+	w.nudge()
+	p.until("the sessions end", func() bool { return len(p.ends) == 3 })
+}
+
+// A reservation of one protocol keeps the other out, and both hear of what is done to them.
+func TestReservationOfBoth(t *testing.T) {
+	w := newWorld(t)
+	volume := w.withTarget()
+	p := w.plugin()
+	nvme, _ := p.associate("a", 1)
+	session := p.login("a", initiator, iqn, 1).Association
+	if r := p.reserve(session, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_REGISTER, NewKey: 1}); r.Result != proto.ReserveResult_RESERVE_OK {
+		t.Fatalf("%+v", r)
+	}
+	p.reserve(nvme, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_REGISTER, NewKey: 2})
+	p.reserve(session, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_ACQUIRE, CurrentKey: 1, Type: proto.ReservationType_RESERVATION_WRITE_EXCLUSIVE})
+	r := p.reserve(nvme, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_ACQUIRE, CurrentKey: 2, Type: proto.ReservationType_RESERVATION_WRITE_EXCLUSIVE})
+	if r.Result != proto.ReserveResult_RESERVE_CONFLICT {
+		t.Errorf("the host got what the initiator holds: %v", r.Result)
+	}
+	state := p.reserve(nvme, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_REPORT}).State
+	if len(state.Registrants) != 2 || !state.Registrants[0].Holder || state.Registrants[0].Host.Name != initiator ||
+		len(state.Registrants[0].Host.HostId) != isidBytes || state.Registrants[0].ControllerId != noController || state.Registrants[1].ControllerId == noController {
+		t.Errorf("%+v", state)
+	}
+	p.reserve(nvme, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_PREEMPT, CurrentKey: 2, NewKey: 1, Type: proto.ReservationType_RESERVATION_WRITE_EXCLUSIVE})
+	now, err := w.Meta.Reservation(w.ctx, volume)
+	w.must(err)
+	if len(now.Registrants) != 1 || now.Registrants[0].Host.Protocol != meta.NVMe || !now.Registrants[0].Holder {
+		t.Errorf("%+v", now)
+	}
+	p.until("the initiator is told", func() bool {
+		return p.told[session] == proto.ReservationEventType_RESERVATION_EVENT_REGISTRATION_PREEMPTED
+	})
+}
+
+// RESERVE (6) ends with its session, however that ends.
+func TestReserveUnitEndsWithSession(t *testing.T) {
+	w := newWorld(t)
+	volume := w.withTarget()
+	p := w.plugin()
+	held := func() bool {
+		r, err := w.Meta.Reservation(w.ctx, volume)
+		w.must(err)
+		return r.Unit != nil
+	}
+	for name, end := range map[string]func(uint64){
+		"logout":        func(id uint64) { w.must(p.dissociate(id, true)) },
+		"loss":          func(id uint64) { w.must(p.dissociate(id, false)) },
+		"reinstatement": func(uint64) { p.login("a", initiator, iqn, 1) },
+	} {
+		id := p.login("a", initiator, iqn, 1).Association
+		if r := p.reserve(id, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_UNIT}); r.Result != proto.ReserveResult_RESERVE_OK || !held() {
+			t.Fatalf("%+v", r)
+		}
+		if end(id); held() {
+			t.Errorf("%s: the reservation is still there", name)
+		}
+	}
+	id := p.login("a", initiator, iqn, 1).Association
+	p.reserve(id, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_UNIT})
+	if p.dead(); held() {
+		t.Error("the plugin's death: the reservation is still there")
+	}
+}

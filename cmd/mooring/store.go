@@ -11,8 +11,8 @@ import (
 )
 
 func storeCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Add, list, drain and remove extent stores (disks)", Aliases: []string{"stores"}}
-	c.AddCommand(storeAdd(g), storeList(g), storeDrain(g), storeRemove(g))
+	c := &cobra.Command{Use: "store", Short: "Add, list, drain, undrain and remove extent stores (disks)", Aliases: []string{"stores"}}
+	c.AddCommand(storeAdd(g), storeList(g), storeDrain(g), storeUndrain(g), storeRemove(g))
 	return c
 }
 
@@ -84,6 +84,18 @@ func storeDrain(g *globals) *cobra.Command {
 				return err
 			}
 			return g.done(c.OutOrStdout(), struct{}{}, "store %s is being emptied; see: mooring store list", args[0])
+		},
+	}
+}
+
+func storeUndrain(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "undrain NAME", Short: "Have a store that is draining take extents again", Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := g.client().Do(c.Context(), "POST", "/v1/stores/"+url.PathEscape(args[0])+"/undrain", nil, nil); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), struct{}{}, "store %s takes new extents again; what was moved stays where it is", args[0])
 		},
 	}
 }

@@ -365,11 +365,21 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 		}
 		return a.meta.Confirm(ctx, id.Volume, id.Index, generation-1)
 	}
-	a.start(func() {
+	began := time.Now()
+	var attempt func()
+	attempt = func() {
 		ctx, cancel := context.WithTimeout(a.ctx, a.holdFor)
 		defer cancel()
 		err := prepare(ctx)
+		again := errors.Is(err, meta.ErrNoStore) && time.Since(began) < a.holdFor
+		if again { // somebody may add a store, or undo a drain
+			time.AfterFunc(noStorePause, func() { a.reactor.Post(func() { a.start(attempt) }) })
+		}
 		a.reactor.Post(func() {
+			if again {
+				v.trouble(fmt.Sprintf("extent %d cannot be used", i), err)
+				return
+			}
 			if err == nil {
 				if h := store.Extent(id); h != nil {
 					v.resolved(i, store, h, generation, ring.StatusOK)
@@ -378,7 +388,7 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 				err = extent.ErrMissing
 			}
 			status := ring.StatusPathLost
-			full := errors.Is(err, extent.ErrNoSpace) || errors.Is(err, meta.ErrNoStore) || errors.Is(err, meta.ErrFull)
+			full := errors.Is(err, extent.ErrNoSpace) || errors.Is(err, meta.ErrFull)
 			if full && e.state == extentAbsent { // else what is there cannot be reached for our own reasons
 				status = ring.StatusNoSpace
 			}
@@ -387,8 +397,12 @@ func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 			}
 			v.resolved(i, nil, nil, 0, status)
 		})
-	})
+	}
+	a.start(attempt)
 }
+
+// noStorePause is how long a first write waits before it asks again for a store that takes new extents.
+const noStorePause = 200 * time.Millisecond
 
 // create makes an extent that Meta has just placed. What the store still has under
 // that name was never confirmed, or was given up by a shrink: it goes, unless its

@@ -9,6 +9,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -644,7 +645,7 @@ func TestAllocationFails(t *testing.T) {
 		err  error
 		want block.Status
 	}{
-		{errors.New("no quorum"), block.StatusPathLost}, {meta.ErrNoStore, block.StatusNoSpace}, {extent.ErrNoSpace, block.StatusNoSpace},
+		{errors.New("no quorum"), block.StatusPathLost}, {extent.ErrNoSpace, block.StatusNoSpace},
 	} {
 		r.meta.onAllocate(func() error { return tc.err })
 		if s := p.write(h, testExtent-512, pattern(1024, 1)); s != tc.want {
@@ -685,6 +686,34 @@ func TestAllocationFails(t *testing.T) {
 	r.must(<-result)
 	if got, err := r.access.Lookup(r.ctx, v.id); got != nil || err != nil {
 		t.Error("the volume is still open", err)
+	}
+	r.settled(v)
+}
+
+// A first write waits while no store takes new extents, and is then told to try again: that is not the host's doing.
+func TestNoStoreIsHeld(t *testing.T) {
+	r := newRig(t, rigOptions{seed: 17, holdFor: time.Second})
+	v := r.volume(4*testExtent, 512, false)
+	p := r.plugin("p")
+	h := p.grant(v, "host", 1)
+	var asked atomic.Int32
+	r.meta.onAllocate(func() error {
+		if asked.Add(1) < 3 {
+			return meta.ErrNoStore
+		}
+		return nil
+	})
+	if s := p.write(h, 0, pattern(512, 1)); s != block.StatusOK || asked.Load() != 3 {
+		t.Errorf("%v after %d questions", s, asked.Load())
+	}
+	r.meta.onAllocate(func() error { return meta.ErrNoStore })
+	if s := p.write(h, testExtent, pattern(512, 1)); s != block.StatusPathLost {
+		t.Errorf("without any store: %v", s)
+	}
+	st, err := r.access.Stats(r.ctx)
+	r.must(err)
+	if tr := st.Volumes[0].Trouble; !strings.Contains(tr, meta.ErrNoStore.Error()) {
+		t.Errorf("trouble is %q", tr)
 	}
 	r.settled(v)
 }

@@ -41,6 +41,7 @@ type Agent interface {
 	Stores(context.Context) ([]Store, error)
 	AddStore(context.Context, StoreAdd) (Store, error)
 	DrainStore(ctx context.Context, name string) error
+	UndrainStore(ctx context.Context, name string) error
 	RemoveStore(ctx context.Context, name string) error
 	Nodes(context.Context) ([]Node, error)
 	Cluster(context.Context) (Cluster, error)
@@ -130,6 +131,9 @@ func (s *Server) Handler() http.Handler {
 
 	m.HandleFunc("GET /v1/stores", answer(func(r *http.Request) (any, error) { return s.Agent.Stores(r.Context()) }))
 	m.HandleFunc("POST /v1/stores", answer(s.addStore))
+	m.HandleFunc("POST /v1/stores/{name}/undrain", answer(func(r *http.Request) (any, error) {
+		return struct{}{}, s.Agent.UndrainStore(r.Context(), r.PathValue("name"))
+	}))
 	m.HandleFunc("POST /v1/stores/{name}/drain", answer(func(r *http.Request) (any, error) {
 		return struct{}{}, s.Agent.DrainStore(r.Context(), r.PathValue("name"))
 	}))

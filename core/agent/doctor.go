@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,7 @@ import (
 	"github.com/mooring-io/mooring/core/access"
 	"github.com/mooring-io/mooring/core/admin"
 	"github.com/mooring-io/mooring/core/config"
+	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/supervisor"
 	"github.com/mooring-io/mooring/core/vfs"
 )
@@ -69,6 +71,9 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 		}
 	}
 	if known, err := a.meta.Stores(ctx); err == nil {
+		if !slices.ContainsFunc(known, func(k meta.Store) bool { return k.State == meta.StoreActive }) {
+			add("error", "no store is active: first writes to new extents are held, and hosts are told to try again", "mooring store undrain NAME, or mooring store add NAME PATH")
+		}
 		for _, k := range a.away(known) {
 			add("error", fmt.Sprintf("store %s at %s is not open: %s; what lies on it alone is not served", k.Name, k.Path, k.Reason),
 				"bring its disk back and restart the agent; if it is lost: delete the volumes concerned, then mooring store remove "+k.Name)

@@ -104,6 +104,10 @@ func (a *agent) drain(ctx context.Context, s *openStore, id uuid.UUID) error {
 	a.setDrain(s, &d)
 	var failed error
 	for _, t := range todo {
+		if st, err := a.meta.ExtentStore(ctx, id); err == nil && st.State != meta.StoreDraining {
+			a.setDrain(s, nil)
+			return nil // undrained meanwhile
+		}
 		before := d
 		err := a.moveExtent(ctx, s, t.vol, t.index, func(m access.Moved) {
 			now := before

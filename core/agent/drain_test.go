@@ -183,6 +183,9 @@ func TestDrainStore(t *testing.T) {
 	if err := call("DELETE", "/v1/stores/two", nil, nil); err == nil {
 		t.Fatal("a store with extents was removed")
 	}
+	must(call("POST", "/v1/stores/two/undrain", nil, nil))
+	until("store two is active", func() bool { s := store("two"); return s.State == "active" && s.Drain == nil })
+	must(call("POST", "/v1/stores/two/drain", nil, nil))
 	leave()
 	stop()
 	a, api, stop = start() // goes on with it

@@ -298,6 +298,22 @@ func (a *agent) DrainStore(ctx context.Context, name string) error {
 	return nil
 }
 
+// UndrainStore implements admin.Agent. The extents that were moved already stay where they are.
+func (a *agent) UndrainStore(ctx context.Context, name string) error {
+	s, id, err := a.findStore(name)
+	if err != nil {
+		return err
+	}
+	if err := s.store.Err(); err != nil {
+		return fmt.Errorf("store %s: %w: %w", name, meta.ErrConflict, err)
+	}
+	if err := a.meta.SetStoreState(ctx, id, meta.StoreActive, ""); err != nil {
+		return err
+	}
+	a.event(meta.Info, "store-undrained", name, "it takes new extents again")
+	return nil
+}
+
 // RemoveStore implements admin.Agent. A store that holds extents stays.
 func (a *agent) RemoveStore(ctx context.Context, name string) error {
 	s, id, err := a.findStore(name)

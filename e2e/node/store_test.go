@@ -101,6 +101,42 @@ func TestStoreFolderGone(t *testing.T) {
 	}
 }
 
+// With all stores draining a first write is held, doctor says why, and undoing the drain lets it go on.
+func TestUndrain(t *testing.T) {
+	a := start(t, 1, "-dev", "-data-dir", t.TempDir())
+	c := a.connect(0, nvmehost.Options{Queues: 1})
+	if err := a.io(c, true, 1, 'a'); err != nil {
+		t.Fatal(err)
+	}
+	a.mustCLI("store", "drain", "main")
+	written := make(chan error, 1)
+	go func() { written <- a.io(c, true, 257, 'b') }()
+	for {
+		out, err := a.cli("doctor")
+		if err != nil && strings.Contains(out, "no store is active") && strings.Contains(out, "undrain") {
+			break
+		}
+		select {
+		case err := <-written:
+			t.Fatalf("the write ended with %v; doctor says\n%s", err, out)
+		default:
+		}
+	}
+	a.mustCLI("store", "undrain", "main")
+	if err := <-written; err != nil {
+		t.Errorf("the held write: %v\n%s", err, a.log.String())
+	}
+	if out := a.mustCLI("store", "list"); !strings.Contains(out, "active") {
+		t.Errorf("the stores are\n%s", out)
+	}
+	if out, err := a.cli("store", "undrain", "none"); err == nil {
+		t.Errorf("a store that does not exist is undrained: %s", out)
+	}
+	if err := a.io(c, false, 1, 'a'); err != nil {
+		t.Error(err)
+	}
+}
+
 // holds tells whether a store has extents.
 func (a *agent) holds(store string) bool {
 	a.t.Helper()

@@ -52,6 +52,16 @@ func (c *contact) note(sent int64, err error) {
 	}
 }
 
+// stoodStill notes that this process has just stood still for so long, in ns.
+func (c *contact) stoodStill(long int64) {
+	now := c.clock.Boot()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.since == 0 && now+long > c.resumed+c.outage {
+		c.resumed, c.outage = now, long
+	}
+}
+
 // grace is until when, in Boot time, nobody is judged for having been silent: after
 // an outage, as long as it lasted, at most ttl, in ns. While it lasts, always.
 func (c *contact) grace(ttl int64) int64 {

@@ -237,7 +237,13 @@ func (j *judge) forget(id store.SessionID) {
 
 // arm looks at a sighting again after d; mu is held.
 func (j *judge) arm(id store.SessionID, g *sighting, d time.Duration) {
-	g.stop = j.s.clock.AfterFunc(max(d, time.Millisecond), func() {
+	d = max(d, time.Millisecond)
+	began := time.Now() // whatever clock the store goes by: it is this process that may stand still
+	g.stop = j.s.clock.AfterFunc(d, func() {
+		// Who stood still saw nothing meanwhile, and perhaps etcd stood still with him.
+		if late := int64(time.Since(began) - d); late > slow {
+			j.s.contact.stoodStill(late)
+		}
 		j.mu.Lock()
 		if j.closed || j.seen[id] != g {
 			j.mu.Unlock()

@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 PLUGINS := $(notdir $(wildcard plugins/*))
 TOOL     = $(GO) tool -modfile=tools/dev/go.mod
 
-.PHONY: all build run test check check-quick lint vuln unit race fuzz e2e bench install clean generate help deps
+.PHONY: all build run test check check-quick lint vuln unit race model fuzz e2e bench install clean generate help deps
 
 all: build
 
@@ -22,7 +22,7 @@ run: build ## build all and start a node from config.hcl
 deps: ## install what the tests need (Debian)
 	./e2e/install-deps.sh
 
-test: deps build check unit race e2e ## everything that CI runs
+test: deps build check unit race model e2e ## everything that CI runs
 
 check-quick: build check unit ## the part of test that needs neither root nor QEMU
 
@@ -51,6 +51,9 @@ unit: ## all unit, contract, crash and in-process tests
 race: ## the concurrent packages under the race detector
 	$(GO) test -race -run '^$$' ./core/... ./sdk/... ./plugins/... >/dev/null
 	$(GO) test -race -short -p 1 -timeout 10m ./core/... ./sdk/... ./plugins/...
+
+model: deps ## the safety rules in a model: they hold, and none can be left out
+	./docs/model/check.sh
 
 fuzz: ## every fuzz target, 20 s each
 	./tools/fuzz.sh 20s

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what the end-to-end tests need on a Debian-like machine. Does nothing, quickly, when all is there.
+# Installs what the end-to-end tests and the model need on a Debian-like machine. Does nothing, quickly, when all is there.
 set -eu
 
 packages="linux-image-amd64 qemu-system-x86 busybox-static kmod xz-utils libc-bin nbdkit
 nvme-cli fio e2fsprogs util-linux iproute2 coreutils diffutils
-libiscsi-bin qemu-utils qemu-block-extra"
+libiscsi-bin qemu-utils qemu-block-extra spin gcc libc6-dev"
 
 # A kernel counts by what it brings: any package of it will do.
 kernel_installed() {

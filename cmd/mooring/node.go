@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -9,8 +10,8 @@ import (
 )
 
 func nodeCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "node", Short: "List the nodes of the cluster", Aliases: []string{"nodes"}}
-	c.AddCommand(nodeList(g))
+	c := &cobra.Command{Use: "node", Short: "List and remove the nodes of the cluster", Aliases: []string{"nodes"}}
+	c.AddCommand(nodeList(g), nodeRemove(g))
 	return c
 }
 
@@ -35,6 +36,21 @@ func nodeList(g *globals) *cobra.Command {
 					row(name, n.State, up, n.Address, n.Vote, n.Stores, size(n.Capacity), n.ID)
 				}
 			})
+		},
+	}
+}
+
+func nodeRemove(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "remove NAME", Short: "Forget a node that is down and holds no extents", Args: usageArgs(cobra.ExactArgs(1)),
+		Long: `Forget a node: stop its agent, and run this on another one. It is refused while the node
+holds extents, and when two nodes with a vote about the metadata would be left.
+To come back, the node joins with an empty data directory.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := g.client().Do(c.Context(), "DELETE", "/v1/nodes/"+url.PathEscape(args[0]), nil, nil); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), struct{}{}, "node %s removed", args[0])
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -12,7 +13,7 @@ import (
 
 func pathCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "path", Short: "See at which access points hosts reach namespaces, and even them out", Aliases: []string{"paths"}}
-	c.AddCommand(pathList(g), pathExplain(g), pathSimulate(g), pathRebalance(g))
+	c.AddCommand(pathList(g), pathExplain(g), pathSimulate(g), pathRebalance(g), pathWatch(g))
 	return c
 }
 
@@ -122,5 +123,37 @@ func pathRebalance(g *globals) *cobra.Command {
 			}
 			return g.done(c.OutOrStdout(), struct{}{}, "paths are as even as the policies allow; see: mooring path list")
 		},
+	}
+}
+
+func pathWatch(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "watch", Short: "Show paths and access points, and then their changes as they happen", Args: usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			w := c.OutOrStdout()
+			return admin.Stream(c.Context(), g.client(), "/v1/paths/watch", func(e admin.PathEvent) error {
+				if g.output == "json" {
+					return json.NewEncoder(w).Encode(e)
+				}
+				_, err := fmt.Fprintf(w, "%s  %s\n", e.Time.Local().Format("15:04:05.000"), change(e))
+				return err
+			})
+		},
+	}
+}
+
+// change is one line of what path watch shows.
+func change(e admin.PathEvent) string {
+	switch a, p := e.AccessPoint, e.Path; {
+	case a != nil && a.Up:
+		return fmt.Sprintf("access point %s is up", a.ID)
+	case a != nil:
+		return fmt.Sprintf("access point %s is down: %s", a.ID, a.Reason)
+	case p == nil:
+		return "something that this version does not know"
+	case e.From == "":
+		return fmt.Sprintf("%s %s/%d is optimized at %s (%s: %s)", p.Host, p.Subsystem, p.NSID, p.Optimized, p.Policy, p.Reason)
+	default:
+		return fmt.Sprintf("%s %s/%d moves from %s to %s (%s: %s), path epoch %d", p.Host, p.Subsystem, p.NSID, e.From, p.Optimized, p.Policy, p.Reason, p.Epoch)
 	}
 }

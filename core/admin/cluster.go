@@ -5,6 +5,9 @@ import "net/http"
 // clusterRoutes are about the node's cluster.
 func (s *Server) clusterRoutes(m *http.ServeMux) {
 	m.HandleFunc("GET /v1/nodes", answer(func(r *http.Request) (any, error) { return s.Agent.Nodes(r.Context()) }))
+	m.HandleFunc("DELETE /v1/nodes/{name}", answer(func(r *http.Request) (any, error) {
+		return struct{}{}, s.Agent.RemoveNode(r.Context(), r.PathValue("name"))
+	}))
 	m.HandleFunc("GET /v1/cluster", answer(func(r *http.Request) (any, error) { return s.Agent.Cluster(r.Context()) }))
 	m.HandleFunc("GET /v1/cluster/certificate", answer(func(r *http.Request) (any, error) { return s.Agent.Certificate(r.Context()) }))
 	m.HandleFunc("POST /v1/cluster/certificate", answer(func(r *http.Request) (any, error) {

@@ -60,6 +60,7 @@ type PathPoint struct {
 
 func (s *Server) pathRoutes(m *http.ServeMux) {
 	m.HandleFunc("GET /v1/paths", answer(s.paths))
+	m.HandleFunc("GET /v1/paths/watch", s.watchPaths)
 	m.HandleFunc("GET /v1/paths/explain", answer(s.explainPath))
 	m.HandleFunc("POST /v1/paths/simulate", answer(s.simulatePaths))
 	m.HandleFunc("POST /v1/paths/rebalance", answer(func(r *http.Request) (any, error) { return struct{}{}, s.Paths.Rebalance(r.Context()) }))

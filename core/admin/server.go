@@ -44,6 +44,7 @@ type Agent interface {
 	UndrainStore(ctx context.Context, name string) error
 	RemoveStore(ctx context.Context, name string) error
 	Nodes(context.Context) ([]Node, error)
+	RemoveNode(ctx context.Context, name string) error
 	Cluster(context.Context) (Cluster, error)
 	JoinToken(ctx context.Context, life time.Duration) (string, error)
 	Certificate(context.Context) (Certificate, error)

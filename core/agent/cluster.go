@@ -190,6 +190,46 @@ func (a *agent) Nodes(ctx context.Context) ([]admin.Node, error) {
 	return out, nil
 }
 
+// RemoveNode implements admin.Agent.
+func (a *agent) RemoveNode(ctx context.Context, name string) error {
+	if a.quorum == nil {
+		return errAlone
+	}
+	nodes, err := a.meta.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(nodes, func(n meta.Node) bool { return n.Name == name })
+	if i < 0 {
+		return fmt.Errorf("node %s: %w", name, meta.ErrNotFound)
+	}
+	n := nodes[i]
+	if n.ID == a.node.ID {
+		return fmt.Errorf("node %s is this one; stop its agent, and ask another node: %w", name, meta.ErrConflict)
+	}
+	if err := a.meta.MayRemoveNode(ctx, n.ID); err != nil {
+		return err
+	}
+	if a.config().Cluster.Embed {
+		peer, _, err := quorum.Addresses(n.Address)
+		if err != nil {
+			return err
+		}
+		err = quorum.RemoveMember(ctx, a.quorum.client, n.ID.String(), peer)
+		if errors.Is(err, quorum.ErrTwoVotes) {
+			return fmt.Errorf("%w; have another node join first, or a witness (mooring cluster join -witness): %w", err, meta.ErrConflict)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := a.meta.RemoveNode(ctx, n.ID); err != nil {
+		return err
+	}
+	a.event(meta.Warning, "node-removed", name, n.Address)
+	return nil
+}
+
 // votes says of each node with a member of etcd what that does, by node ID.
 func (a *agent) votes(ctx context.Context) (map[string]string, error) {
 	out := map[string]string{}

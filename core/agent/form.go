@@ -132,7 +132,11 @@ func moveMeta(ctx context.Context, c *config.Config, id meta.Identity, client *c
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
 	if _, err := os.Stat(metaDir(c)); errors.Is(err, fs.ErrNotExist) {
-		_, err = meta.Open(ctx, meta.Options{Store: to}, meta.Cluster{ID: id.Cluster, ExtentBytes: extent.DefaultExtentSize})
+		m, err := meta.Open(ctx, meta.Options{Store: to}, meta.Cluster{ID: id.Cluster, ExtentBytes: extent.DefaultExtentSize})
+		if err != nil {
+			return err
+		}
+		_, err = m.JoinNode(ctx, meta.Node{ID: id.Node, Name: c.Node.Name, Address: c.Node.Address})
 		return err
 	} else if err != nil {
 		return err

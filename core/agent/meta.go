@@ -46,6 +46,11 @@ func (a *agent) openMeta(ctx context.Context, undo *stack) error {
 	if err != nil {
 		return err
 	}
+	if a.quorum != nil {
+		if _, err := a.meta.Node(ctx, a.id.Node); errors.Is(err, meta.ErrNotFound) {
+			return fmt.Errorf("this node was removed from cluster %s; to join again, it begins with an empty data directory", a.id.Cluster)
+		}
+	}
 	if a.node, err = a.meta.JoinNode(ctx, meta.Node{ID: a.id.Node, Name: a.cfg.Node.Name, Address: a.cfg.Node.Address}); err != nil {
 		return err
 	}

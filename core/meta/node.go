@@ -122,3 +122,76 @@ func (m *Meta) Node(ctx context.Context, id uuid.UUID) (Node, error) {
 	}
 	return n, nil
 }
+
+// MayRemoveNode says why a node cannot be removed now, if it cannot.
+func (m *Meta) MayRemoveNode(ctx context.Context, id uuid.UUID) error {
+	return m.removeNode(ctx, id, &txn{})
+}
+
+// RemoveNode forgets a node that is not alive and whose stores hold no extent, with its
+// stores and access points. Removing a missing one is no error.
+func (m *Meta) RemoveNode(ctx context.Context, id uuid.UUID) error {
+	return m.retry(ctx, func(x *txn) error { return m.removeNode(ctx, id, x) })
+}
+
+func (m *Meta) removeNode(ctx context.Context, id uuid.UUID, x *txn) error {
+	n, rev, err := load[Node](ctx, m, keyNode(id))
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	name, err := m.st.Get(ctx, keyNodeName(n.Name))
+	if err != nil {
+		return fmt.Errorf("read the name of node %s: %w", n.Name, err)
+	}
+	sessions, err := m.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(sessions, func(s SessionInfo) bool { return s.Node == id }) {
+		return &InUseError{What: "node " + n.Name, Users: []string{"its agent, which runs"}}
+	}
+	if err := m.removeStores(ctx, x, n); err != nil {
+		return err
+	}
+	points, err := m.AccessPoints(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range points {
+		if p.Node == id {
+			x.Delete = append(x.Delete, keyAccessPoint(p.ID))
+		}
+	}
+	x.remove(keyNode(id), rev)
+	x.remove(keyNodeName(n.Name), name.Revision)
+	return nil
+}
+
+// removeStores adds the stores of a node to what x removes, if none of them holds an extent.
+func (m *Meta) removeStores(ctx context.Context, x *txn, n Node) error {
+	use, err := m.StoreUse(ctx)
+	if err != nil {
+		return err
+	}
+	stores, err := m.Stores(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range stores {
+		if s.Node != n.ID {
+			continue
+		}
+		if use[s.ID] > 0 {
+			return &InUseError{What: "node " + n.Name, Users: []string{fmt.Sprintf("%d extents in store %s", use[s.ID], s.Name)}}
+		}
+		_, rev, err := load[Store](ctx, m, keyStore(s.ID))
+		if err != nil {
+			return fmt.Errorf("store %s: %w", s.Name, err)
+		}
+		x.remove(keyStore(s.ID), rev)
+	}
+	return nil
+}

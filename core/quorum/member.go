@@ -169,7 +169,9 @@ func (o MemberOptions) config() (*embed.Config, error) {
 	c.BackendBatchInterval = commitEvery
 	c.MaxTxnOps = maxTxnOps
 	c.MaxLearners = 4
-	c.StrictReconfigCheck = true
+	// Else nobody could join, and so no dead member be replaced, while a member is dead.
+	// AddMember, Balance and RemoveMember look for themselves.
+	c.StrictReconfigCheck = false
 	c.EnableGRPCGateway = false
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(o.Logger))
 	c.LogLevel = zapcore.WarnLevel.String()

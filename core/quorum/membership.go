@@ -100,6 +100,41 @@ func AddMember(ctx context.Context, c *clientv3.Client, peer string) error {
 	return nil
 }
 
+// ErrTwoVotes says that two votes would be left, or none, or fewer that answer than it takes.
+var ErrTwoVotes = errors.New("etcd would be left with two votes, or without a majority that answers")
+
+// RemoveMember takes a node's member, by its name or peer address, out of the cluster, if it has one.
+func RemoveMember(ctx context.Context, c *clientv3.Client, name, peer string) error {
+	all, err := Ask(ctx, c)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(m Health) bool { return m.Name == name || m.Peer == peer })
+	if i < 0 {
+		return nil
+	}
+	gone := all[i]
+	votes, answer, follow := 0, 0, 0
+	for _, m := range slices.Delete(all, i, i+1) {
+		switch {
+		case m.Votes && m.Answers:
+			answer++
+			votes++
+		case m.Votes:
+			votes++
+		case m.Answers:
+			follow++ // and will vote
+		}
+	}
+	if gone.Votes && (2*answer <= votes || votes == 2 && follow == 0) {
+		return ErrTwoVotes
+	}
+	if _, err := c.MemberRemove(ctx, gone.ID); err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
+		return fmt.Errorf("remove the member at %s from etcd: %w", gone.Peer, err)
+	}
+	return nil
+}
+
 // Balance has as many members vote as should, by promoting those that are up to date,
 // and says whether it changed anything. It may be called on any node; only the one that
 // leads does anything.
@@ -156,6 +191,7 @@ func (m *Member) upToDate(ctx context.Context, c *clientv3.Client, i Info) bool 
 type Health struct {
 	Info
 	Leads    bool
+	Answers  bool
 	Database int64  // bytes
 	Trouble  string // "" is well
 }
@@ -193,6 +229,7 @@ func ask(ctx context.Context, c *clientv3.Client, i Info) Health {
 		h.Trouble = "does not answer"
 		return h
 	}
+	h.Answers = true
 	h.Leads, h.Database, h.Trouble = r.Leader == i.ID, r.DbSize, strings.Join(r.Errors, "; ")
 	return h
 }

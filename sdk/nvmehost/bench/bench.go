@@ -72,6 +72,7 @@ type run struct {
 	loop   *nvmehost.Loop
 	queues []*nvmehost.Queue
 
+	bytes   int64  // of the namespace
 	block   int    // bytes of the namespace's blocks
 	perIO   uint64 // blocks of one I/O
 	places  uint64 // of BlockBytes
@@ -111,6 +112,7 @@ func (r *run) prepare(ctx context.Context) error {
 		return err
 	}
 	r.block = 1 << id.Format().DataShift
+	r.bytes = int64(id.Size) * int64(r.block)
 	if r.cfg.BlockBytes%r.block != 0 {
 		return fmt.Errorf("block size %d is not a multiple of the namespace's %d", r.cfg.BlockBytes, r.block)
 	}
@@ -141,11 +143,6 @@ func (r *run) prepare(ctx context.Context) error {
 		_, _ = rand.Read(b[:])
 		r.id = le.Uint64(b[:])
 	}
-	if !r.cfg.Force && (r.percent < 100 || r.cfg.Verify) {
-		if err := r.occupied(ctx, int64(id.Size)*int64(r.block)); err != nil {
-			return err
-		}
-	}
 	granted, err := r.ctrl.SetQueueCount(ctx, r.cfg.Queues)
 	if err != nil {
 		return fmt.Errorf("ask for %d I/O queues: %w", r.cfg.Queues, err)
@@ -174,6 +171,11 @@ func (r *run) measure(ctx context.Context) error {
 	}
 	if err := loop.Turn(0); err != nil { // sets the clock
 		return err
+	}
+	if !r.cfg.Force && (r.percent < 100 || r.cfg.Verify) {
+		if err := r.occupied(ctx); err != nil {
+			return err
+		}
 	}
 	r.cpu, r.own = -cpuOf(r.cfg.PIDs), -ownCPU()
 	start := loop.Now()

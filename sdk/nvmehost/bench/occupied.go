@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/mooring-io/mooring/sdk/nvme"
@@ -55,12 +56,19 @@ func occupied(size int64, read func(at int64, b []byte) error) error {
 	return nil
 }
 
-// occupied looks by a connection of its own, since the run's has no I/O queue yet.
-func (r *run) occupied(ctx context.Context, size int64) error {
-	c, err := nvmehost.Connect(ctx, r.target.Address, r.target.NQN, nvmehost.Options{HostNQN: r.cfg.HostNQN, HostID: r.ctrl.HostID(), Queues: 1})
-	if err != nil {
-		return fmt.Errorf("look at what the namespace holds: %w", err)
-	}
-	defer c.Abandon()
-	return occupied(size, func(at int64, b []byte) error { return c.Read(ctx, r.target.NSID, nvme.LBA(at/int64(r.block)), b) })
+// occupied looks by the run's first queue: a second association of the same host would end the run's.
+func (r *run) occupied(ctx context.Context) error {
+	return occupied(r.bytes, func(at int64, b []byte) error {
+		io := nvmehost.IO{Data: b}
+		io.Cmd = nvmehost.BlockCommand(nvme.IORead, r.target.NSID, nvme.LBA(at/int64(r.block)), nvme.BlockCount(len(b)/r.block))
+		over := false
+		io.Done = func(*nvmehost.IO) { over = true }
+		r.queues[0].Submit(&io)
+		for !over {
+			if err := errors.Join(ctx.Err(), r.loop.Turn(pollInterval)); err != nil {
+				return err
+			}
+		}
+		return io.Status()
+	})
 }

@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 PLUGINS := $(notdir $(wildcard plugins/*))
 TOOL     = $(GO) tool -modfile=tools/dev/go.mod
 
-.PHONY: all build run test check check-quick lint vuln unit race model fuzz e2e bench install clean generate help deps
+.PHONY: all build run demo-cluster test check check-quick lint vuln unit race model fuzz e2e bench install clean generate help deps
 
 all: build
 
@@ -18,6 +18,9 @@ build: ## build bin/mooring and bin/plugins/*
 
 run: build ## build all and start a node from config.hcl
 	./bin/mooring agent -config config.hcl -trust-plugins
+
+demo-cluster: build ## three nodes on this machine as one cluster, until Ctrl-C; prints what to try
+	./tools/demo-cluster.sh
 
 deps: ## install what the tests need (Debian)
 	./e2e/install-deps.sh

@@ -38,6 +38,10 @@ plugin "transport-tcp" {
   pool    = "64MiB" # data in flight, per thread
 }
 
+plugin "frontend-iscsi" {
+  listen = ["iscsi://127.0.0.1:3260"]
+}
+
 # What exists. These objects are created at start and updated by a reload; taking a
 # block away deletes nothing: the object stays, and is shown as unmanaged.
 volume "demo" {
@@ -51,6 +55,20 @@ subsystem "nqn.2026-11.io.mooring:demo" {
   # hosts        = ["nqn.2014-08.org.nvmexpress:uuid:…"] # or only these
 
   namespace "1" {
+    volume = "demo"
+  }
+}
+
+# The same volume over iSCSI.
+target "iqn.2026-11.io.mooring:demo" {
+  allow_any_host = true
+  # hosts = ["iqn.1993-08.org.debian:01:…"] # or only these
+
+  # chap { # initiators prove who they are
+  #   secret_file = "demo.secret"
+  # }
+
+  lun "0" {
     volume = "demo"
   }
 }

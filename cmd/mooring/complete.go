@@ -27,6 +27,8 @@ func completeNames(root *cobra.Command, g *globals) {
 					return nil, cobra.ShellCompDirectiveDefault
 				case c.Name() == "create" || c.Name() == "add":
 					return nil, cobra.ShellCompDirectiveNoFileComp
+				case word == "TARGET" || word == "IQN":
+					return g.names(c.Context(), "targets")
 				case word == "SUBSYSTEM" || word == "NQN":
 					return g.names(c.Context(), "subsystems")
 				case word == "NAME":
@@ -53,14 +55,18 @@ func (g *globals) names(ctx context.Context, kind string) ([]string, cobra.Shell
 	var objects []struct {
 		Name string `json:"name"`
 		NQN  string `json:"nqn"`
+		IQN  string `json:"iqn"`
 	}
 	if g.client().Do(ctx, "GET", "/v1/"+kind, nil, &objects) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var out []string
 	for _, o := range objects {
-		if kind == "subsystems" {
+		switch kind {
+		case "subsystems":
 			o.Name = o.NQN
+		case "targets":
+			o.Name = o.IQN
 		}
 		out = append(out, o.Name)
 	}

@@ -19,7 +19,7 @@ func hostRule(g *globals, verb, short string) *cobra.Command {
 	var in admin.HostRule
 	c := &cobra.Command{
 		Use: verb + " SUBSYSTEM HOST", Short: short, Args: usageArgs(cobra.ExactArgs(2)),
-		Long:    short + ".\n\nHOST is an NQN (a Linux host has its own in /etc/nvme/hostnqn), the name of a host block\nof the configuration, or \"any\" for every host.",
+		Long:    short + ".\n\nSUBSYSTEM is the NQN of a subsystem, or the IQN of an iSCSI target.\nHOST is an NQN (a Linux host has its own in /etc/nvme/hostnqn) or an IQN\n(/etc/iscsi/initiatorname.iscsi), the name of a host block of the configuration, or\n\"any\" for every host.",
 		Example: "  mooring host " + verb + " nqn.2026-11.com.example:db nqn.2014-08.org.nvmexpress:uuid:4c4c4544-0033-4710-8051-b4c04f4d3132",
 		RunE: func(c *cobra.Command, args []string) error {
 			in.Subsystem, in.Host = args[0], args[1]
@@ -33,7 +33,7 @@ func hostRule(g *globals, verb, short string) *cobra.Command {
 			return g.done(c.OutOrStdout(), in, "host %s %s %s", in.Host, can[verb], what)
 		},
 	}
-	c.Flags().Uint32Var(&in.NSID, "nsid", 0, "one namespace's visibility instead of the whole subsystem")
+	c.Flags().Uint32Var(&in.NSID, "nsid", 0, "one namespace's visibility instead of the whole subsystem; of a target, the LUN and one")
 	return c
 }
 

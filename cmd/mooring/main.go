@@ -136,7 +136,7 @@ func newRoot() *cobra.Command {
 		return &usageError{err}
 	})
 	root.AddCommand(
-		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), hostCommand(g), pluginCommand(g),
+		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), targetCommand(g), lunCommand(g), hostCommand(g), pluginCommand(g),
 		storeCommand(g), nodeCommand(g), clusterCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(g), metaCommand(g),
 	)
 	group(root)

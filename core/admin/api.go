@@ -114,14 +114,67 @@ type NamespaceAttach struct {
 	VisibleTo []string `json:"visible_to,omitempty"`
 }
 
+// Target is an iSCSI target. What initiators prove to know is not in it.
+type Target struct {
+	IQN          string   `json:"iqn"`
+	Tenant       string   `json:"tenant"`
+	Mode         string   `json:"mode"`
+	AllowAnyHost bool     `json:"allow_any_host"`
+	Hosts        []string `json:"hosts"` // IQNs
+	CHAP         *CHAP    `json:"chap,omitempty"`
+	LUNs         []LUN    `json:"luns"`
+	Managed      string   `json:"managed,omitempty"`
+}
+
+// CHAP says that initiators of a target must prove who they are.
+type CHAP struct {
+	User       string `json:"user"` // "": each its own IQN
+	Mutual     bool   `json:"mutual"`
+	MutualUser string `json:"mutual_user,omitempty"`
+}
+
+// TargetCreate asks for a target.
+type TargetCreate struct {
+	IQN          string `json:"iqn"`
+	Tenant       string `json:"tenant,omitempty"`
+	AllowAnyHost bool   `json:"allow_any_host"`
+}
+
+// TargetCHAP has initiators of a target prove who they are; without a secret, no more.
+type TargetCHAP struct {
+	User         string `json:"user,omitempty"`
+	Secret       string `json:"secret,omitempty"`
+	MutualUser   string `json:"mutual_user,omitempty"`
+	MutualSecret string `json:"mutual_secret,omitempty"`
+}
+
+// LUN is a volume in a target.
+type LUN struct {
+	Target    string   `json:"target"`
+	LUN       uint16   `json:"lun"`
+	Volume    string   `json:"volume"`
+	Size      int64    `json:"size"`
+	BlockSize int      `json:"block_size"`
+	UUID      string   `json:"uuid"` // initiators see it in VPD pages 80h and 83h
+	VisibleTo []string `json:"visible_to"`
+	Managed   string   `json:"managed,omitempty"`
+}
+
+// LUNAttach asks for a volume to become a logical unit.
+type LUNAttach struct {
+	Volume    string   `json:"volume"`
+	LUN       *uint16  `json:"lun,omitempty"` // the lowest free one if it is not there
+	VisibleTo []string `json:"visible_to,omitempty"`
+}
+
 // AnyHost in a HostRule is every host.
 const AnyHost = "any"
 
 // HostRule allows or denies a host.
 type HostRule struct {
-	Subsystem string `json:"subsystem"`
-	Host      string `json:"host"`           // NQN, name of a host block, or AnyHost
-	NSID      uint32 `json:"nsid,omitempty"` // 0: the subsystem; else the visibility of one namespace
+	Subsystem string `json:"subsystem"`      // or target
+	Host      string `json:"host"`           // NQN or IQN, name of a host block, or AnyHost
+	NSID      uint32 `json:"nsid,omitempty"` // 0: the subsystem; else the visibility of one namespace. Of a target, the LUN and one
 }
 
 // Session is a host that is connected now.

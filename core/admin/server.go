@@ -115,6 +115,13 @@ func (s *Server) Handler() http.Handler {
 	m.HandleFunc("DELETE /v1/subsystems/{nqn}", answer(s.deleteSubsystem))
 	m.HandleFunc("POST /v1/subsystems/{nqn}/namespaces", answer(s.attachNamespace))
 	m.HandleFunc("DELETE /v1/subsystems/{nqn}/namespaces/{nsid}", answer(s.detachNamespace))
+	m.HandleFunc("GET /v1/targets", answer(s.targets))
+	m.HandleFunc("POST /v1/targets", answer(s.createTarget))
+	m.HandleFunc("GET /v1/targets/{iqn}", answer(s.target))
+	m.HandleFunc("DELETE /v1/targets/{iqn}", answer(s.deleteTarget))
+	m.HandleFunc("PUT /v1/targets/{iqn}/chap", answer(s.setCHAP))
+	m.HandleFunc("POST /v1/targets/{iqn}/luns", answer(s.attachUnit))
+	m.HandleFunc("DELETE /v1/targets/{iqn}/luns/{lun}", answer(s.detachUnit))
 
 	m.HandleFunc("GET /v1/hosts", answer(func(*http.Request) (any, error) { return s.sessions(), nil }))
 	m.HandleFunc("POST /v1/hosts/allow", answer(s.hostRule(true)))
@@ -371,6 +378,9 @@ func (s *Server) presentNamespace(ctx context.Context, n meta.Namespace) (Namesp
 
 func (s *Server) subsystem(r *http.Request) (any, error) {
 	x, err := s.Meta.Subsystem(r.Context(), r.PathValue("nqn"))
+	if err == nil && x.Target != nil {
+		err = fmt.Errorf("%s is a target, and there is no subsystem of that name: %w", x.NQN, meta.ErrNotFound)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -479,7 +489,7 @@ func (s *Server) applyHostRule(ctx context.Context, in HostRule, allow bool) err
 	if in.Host == AnyHost && in.NSID == 0 {
 		return s.Meta.SetAllowAnyHost(ctx, in.Subsystem, allow)
 	}
-	host, err := s.Meta.ResolveHost(ctx, in.Host)
+	host, err := s.Meta.ResolveHost(ctx, meta.ProtocolOf(in.Subsystem), in.Host)
 	switch {
 	case err != nil:
 		return err
@@ -493,7 +503,7 @@ func (s *Server) applyHostRule(ctx context.Context, in HostRule, allow bool) err
 		return err
 	}
 	if x.AllowAnyHost {
-		return fmt.Errorf("subsystem %s lets any host connect; deny \"any\" first, which leaves those that are allowed by name: %w", x.NQN, meta.ErrConflict)
+		return fmt.Errorf("%s lets any host connect; deny \"any\" first, which leaves those that are allowed by name: %w", x.NQN, meta.ErrConflict)
 	}
 	return s.Meta.DenyHost(ctx, in.Subsystem, host)
 }

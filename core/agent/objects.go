@@ -78,7 +78,7 @@ func desired(c *config.Config) meta.Desired {
 	}
 	for _, h := range c.Hosts {
 		m := managed(h.Pos)
-		d.Hosts = append(d.Hosts, meta.Host{Name: h.Name, NQN: h.NQN, Managed: &m})
+		d.Hosts = append(d.Hosts, meta.Host{Name: h.Name, NQN: h.NQN, IQN: h.IQN, Managed: &m})
 	}
 	for _, v := range c.Volumes {
 		d.Volumes = append(d.Volumes, meta.DesiredVolume{
@@ -94,7 +94,25 @@ func desired(c *config.Config) meta.Desired {
 		}
 		d.Subsystems = append(d.Subsystems, out)
 	}
+	for _, t := range c.Targets {
+		d.Subsystems = append(d.Subsystems, desiredTarget(t))
+	}
 	return d
+}
+
+func desiredTarget(t config.Target) meta.DesiredSubsystem {
+	out := meta.DesiredSubsystem{
+		NQN: t.IQN, Tenant: t.Tenant, AllowAnyHost: t.AllowAnyHost, AllowedHosts: t.Hosts, Managed: managed(t.Pos),
+		Target: &meta.TargetOptions{Mode: meta.TargetMode(t.Mode)},
+	}
+	if c := t.CHAP; c != nil {
+		out.Target.CHAP = &meta.CHAP{User: c.User, Mutual: c.MutualSecret != "", MutualUser: c.MutualUser}
+		out.Secrets = meta.CHAPSecrets{Secret: []byte(c.Secret), Mutual: []byte(c.MutualSecret)}
+	}
+	for _, n := range t.LUNs {
+		out.Namespaces = append(out.Namespaces, meta.DesiredNamespace{NSID: meta.LUN(n.LUN).NSID(), Volume: n.Volume, VisibleTo: n.VisibleTo, Managed: managed(n.Pos)})
+	}
+	return out
 }
 
 // Reload implements admin.Agent: it reads the file again and applies what can be

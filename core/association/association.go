@@ -130,6 +130,9 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 		s.refusals.note(s.Journal, host.Name, sub.NQN, r.Peer)
 		return nil, &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, "the host is not allowed: mooring host allow " + sub.NQN + " " + host.Name}
 	}
+	if sub.Target != nil && sub.Target.CHAP != nil && !l.proofs.use(r.Proof, host.Name, sub.NQN, time.Now()) {
+		return nil, &refused{proto.AssociateResult_ASSOCIATE_NO_PROOF, "the host has not proved who it is"}
+	}
 	p := pairOf(host, sub.NQN)
 	defer s.pairs.lock(p)()
 	// What Meta takes for living would keep it from raising the epochs.

@@ -93,7 +93,7 @@ func (s *Service) exportsNow(ctx context.Context) (*proto.Exports, error) {
 }
 
 func exportTarget(x *subsystem, used map[uuid.UUID]int64) *proto.Target {
-	t := &proto.Target{Iqn: x.NQN, AllowAnyHost: x.AllowAnyHost, AllowedHosts: x.AllowedHosts, Generation: x.Generation}
+	t := &proto.Target{Authenticate: x.Target.CHAP != nil, Iqn: x.NQN, AllowAnyHost: x.AllowAnyHost, AllowedHosts: x.AllowedHosts, Generation: x.Generation}
 	if x.Target.Mode == meta.ALUA {
 		t.Mode = proto.TargetMode_TARGET_ALUA
 	}

@@ -2,10 +2,12 @@ package association
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/sdk/iscsi"
 	"github.com/mooring-io/mooring/sdk/proto"
 )
 
@@ -140,5 +142,86 @@ func TestReserveUnitEndsWithSession(t *testing.T) {
 	p.reserve(id, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_UNIT})
 	if p.dead(); held() {
 		t.Error("the plugin's death: the reservation is still there")
+	}
+}
+
+// Who does not know the secret gets no association, and a proof is good for one, of its host, with its target.
+func TestAuthenticate(t *testing.T) {
+	w := newWorld(t)
+	w.withTarget()
+	secrets := meta.CHAPSecrets{Secret: []byte("what initiators know"), Mutual: []byte("what the target knows")}
+	w.must(w.Meta.SetTargetCHAP(w.ctx, iqn, &meta.CHAP{Mutual: true}, secrets))
+	p := w.plugin()
+	challenge := &proto.ChapChallenge{Algorithm: uint32(iscsi.CHAPSHA256), Identifier: 7, Challenge: []byte("0123456789abcdef")}
+	theirs := &proto.ChapChallenge{Algorithm: uint32(iscsi.CHAPSHA256), Identifier: 9, Challenge: []byte("fedcba9876543210")}
+	ask := func(edit func(*proto.AuthenticateRequest)) *proto.AuthenticateResponse {
+		t.Helper()
+		q := &proto.AuthenticateRequest{
+			Host: &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_ISCSI, Name: initiator}, Subsystem: iqn,
+			Answer: &proto.ChapProof{Challenge: challenge, Name: initiator, Response: iscsi.CHAPResponse(iscsi.CHAPSHA256, 7, secrets.Secret, challenge.Challenge)},
+		}
+		if edit != nil {
+			edit(q)
+		}
+		r, err := p.core.Authenticate(w.ctx, q)
+		w.must(err)
+		return r
+	}
+	associate := func(name string, proof uint64) proto.AssociateResult {
+		t.Helper()
+		r, err := p.core.Associate(w.ctx, &proto.AssociateRequest{
+			Host:      &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_ISCSI, Name: name, HostId: []byte{1, 0, 0, 0, 0, 0}},
+			Subsystem: iqn, AccessPointId: "a", ControllerId: 0xFFFF, Proof: proof,
+		})
+		w.must(err)
+		return r.Result
+	}
+	for name, edit := range map[string]func(*proto.AuthenticateRequest){
+		"another secret":    func(q *proto.AuthenticateRequest) { q.Answer.Response[0] ^= 1 },
+		"no answer":         func(q *proto.AuthenticateRequest) { q.Answer = nil },
+		"an empty response": func(q *proto.AuthenticateRequest) { q.Answer.Response = nil },
+		"another name":      func(q *proto.AuthenticateRequest) { q.Answer.Name = "me" },
+		"another algorithm": func(q *proto.AuthenticateRequest) {
+			q.Answer.Challenge = &proto.ChapChallenge{Algorithm: 99, Identifier: 7, Challenge: challenge.Challenge}
+		},
+		"no such target": func(q *proto.AuthenticateRequest) { q.Subsystem += "2" },
+		"a subsystem":    func(q *proto.AuthenticateRequest) { q.Subsystem = nqn },
+	} {
+		if r := ask(edit); r.Ok || r.Proof != 0 || r.Message == "" {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	const noProof = proto.AssociateResult_ASSOCIATE_NO_PROOF
+	for name, proof := range map[string]uint64{"none": 0, "an invented one": 12345} {
+		if r := associate(initiator, proof); r != noProof {
+			t.Errorf("with a proof that is %s: %v", name, r)
+		}
+	}
+	good := ask(func(q *proto.AuthenticateRequest) { q.Challenge = theirs })
+	if !good.Ok || good.Name != iqn || !iscsi.CHAPEqual(good.Response, iscsi.CHAPResponse(iscsi.CHAPSHA256, 9, secrets.Mutual, theirs.Challenge)) {
+		t.Fatalf("%+v", good)
+	}
+	w.must(w.Meta.AllowHost(w.ctx, iqn, initiator+"2"))
+	if r := associate(initiator+"2", good.Proof); r != noProof {
+		t.Errorf("with the proof of another: %v", r)
+	}
+	if r := associate(initiator, good.Proof); r != proto.AssociateResult_ASSOCIATE_OK {
+		t.Errorf("with the proof: %v", r)
+	}
+	if r := associate(initiator, good.Proof); r != noProof {
+		t.Errorf("with the proof again: %v", r)
+	}
+	var many proofs
+	now := time.Now()
+	first := many.add("h", "t", now)
+	late := many.add("h", "t", now)
+	if many.use(first, "h", "t2", now) || !many.use(first, "h", "t", now.Add(proofLife)) || many.use(late, "h", "t", now.Add(proofLife+1)) {
+		t.Error("a proof is good for another target, or for too short or long")
+	}
+	for range 2 * maxProofs {
+		many.add("h", "t", now)
+	}
+	if len(many.list) > maxProofs {
+		t.Errorf("%d proofs are kept", len(many.list))
 	}
 }

@@ -26,6 +26,7 @@ type life struct {
 	client  *access.Client
 	opening sync.Mutex    // one OpenRings at a time
 	changed chan struct{} // capacity 1: something below changed
+	proofs  proofs
 
 	mu      sync.Mutex
 	exports bool                      // to be sent

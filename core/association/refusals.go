@@ -22,7 +22,12 @@ type refusals struct {
 	told map[string]time.Time // by host and subsystem; guarded by mu
 }
 
+// note tells that a host is not allowed.
 func (r *refusals) note(j *meta.Journal, host, subsystem, peer string) {
+	r.tell(j, host, subsystem, "host-refused", "from "+peer+" at "+subsystem+", which does not allow it: mooring host allow "+subsystem+" "+host)
+}
+
+func (r *refusals) tell(j *meta.Journal, host, subsystem, kind, message string) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -35,8 +40,5 @@ func (r *refusals) note(j *meta.Journal, host, subsystem, peer string) {
 		r.told = map[string]time.Time{}
 	}
 	r.told[key] = now
-	j.Record(meta.Event{
-		Severity: meta.Warning, Kind: "host-refused", Object: host,
-		Message: "from " + peer + " at " + subsystem + ", which does not allow it: mooring host allow " + subsystem + " " + host,
-	})
+	j.Record(meta.Event{Severity: meta.Warning, Kind: kind, Object: host, Message: message})
 }

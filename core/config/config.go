@@ -38,6 +38,7 @@ type Config struct {
 	Volumes    []Volume
 	Hosts      []Host
 	Subsystems []Subsystem
+	Targets    []Target
 }
 
 // Pos is where an object stands in the file.
@@ -132,11 +133,12 @@ type Volume struct {
 	Durability string // "sync" or "volatile"
 }
 
-// Host gives an NQN a name.
+// Host gives an NQN and an IQN, or one of them, a name.
 type Host struct {
 	Pos
 	Name string
 	NQN  string
+	IQN  string
 }
 
 // Subsystem is an NVMe subsystem and the namespaces in it.
@@ -158,6 +160,43 @@ type Namespace struct {
 	VisibleTo []string // names of host blocks, or NQNs; empty: all allowed hosts
 }
 
+// Target is an iSCSI target and its logical units.
+type Target struct {
+	Pos
+	IQN          string
+	Tenant       string
+	Mode         string // "redirect" or "alua"
+	AllowAnyHost bool
+	Hosts        []string // IQNs
+	CHAP         *CHAP    // nil: initiators are who they say
+	LUNs         []LUN
+}
+
+// CHAP is how initiators of a target prove who they are. It does not print its secrets.
+type CHAP struct {
+	User         string // "": the initiator's IQN
+	Secret       Secret
+	MutualUser   string // "": the target's IQN
+	MutualSecret Secret // "": the target proves nothing
+}
+
+// Secret does not print itself.
+type Secret string
+
+// String hides the secret.
+func (Secret) String() string { return "(secret)" }
+
+// GoString hides the secret.
+func (Secret) GoString() string { return "(secret)" }
+
+// LUN attaches a volume to a target.
+type LUN struct {
+	Pos
+	LUN       uint16
+	Volume    string
+	VisibleTo []string // IQNs; empty: all allowed hosts
+}
+
 // The file as gohcl sees it.
 type file struct {
 	DataDir    string           `hcl:"data_dir,optional"`
@@ -173,6 +212,7 @@ type file struct {
 	Volumes    []volumeBlock    `hcl:"volume,block"`
 	Hosts      []hostBlock      `hcl:"host,block"`
 	Subsystems []subsystemBlock `hcl:"subsystem,block"`
+	Targets    []targetBlock    `hcl:"target,block"`
 }
 
 type nodeBlock struct {
@@ -260,7 +300,8 @@ type volumeBlock struct {
 
 type hostBlock struct {
 	Name  string    `hcl:"name,label"`
-	NQN   string    `hcl:"nqn"`
+	NQN   string    `hcl:"nqn,optional"`
+	IQN   string    `hcl:"iqn,optional"`
 	Range hcl.Range `hcl:",def_range"`
 	Body  hcl.Body  `hcl:",body"`
 }
@@ -278,6 +319,37 @@ type subsystemBlock struct {
 
 type namespaceBlock struct {
 	ID        string    `hcl:"id,label"`
+	Volume    string    `hcl:"volume"`
+	VisibleTo []string  `hcl:"visible_to,optional"`
+	Range     hcl.Range `hcl:",def_range"`
+	Body      hcl.Body  `hcl:",body"`
+}
+
+type targetBlock struct {
+	IQN          string     `hcl:"iqn,label"`
+	Tenant       string     `hcl:"tenant,optional"`
+	Mode         string     `hcl:"mode,optional"`
+	AllowAnyHost bool       `hcl:"allow_any_host,optional"`
+	Hosts        []string   `hcl:"hosts,optional"`
+	CHAP         *chapBlock `hcl:"chap,block"`
+	LUNs         []lunBlock `hcl:"lun,block"`
+	Range        hcl.Range  `hcl:",def_range"`
+	Body         hcl.Body   `hcl:",body"`
+}
+
+type chapBlock struct {
+	User             string    `hcl:"user,optional"`
+	Secret           string    `hcl:"secret,optional"`
+	SecretFile       string    `hcl:"secret_file,optional"`
+	MutualUser       string    `hcl:"mutual_user,optional"`
+	MutualSecret     string    `hcl:"mutual_secret,optional"`
+	MutualSecretFile string    `hcl:"mutual_secret_file,optional"`
+	Range            hcl.Range `hcl:",def_range"`
+	Body             hcl.Body  `hcl:",body"`
+}
+
+type lunBlock struct {
+	LUN       string    `hcl:"lun,label"`
 	Volume    string    `hcl:"volume"`
 	VisibleTo []string  `hcl:"visible_to,optional"`
 	Range     hcl.Range `hcl:",def_range"`
@@ -302,6 +374,9 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
+// secretRule finds secrets in a line, which is not printed with them.
+var secretRule = regexp.MustCompile(`(secret\s*=\s*)"[^"]*"?`)
+
 func (e *Error) print(b *strings.Builder, d *hcl.Diagnostic) {
 	if d.Subject == nil {
 		fmt.Fprintf(b, "%s\n%s", d.Summary, d.Detail)
@@ -317,7 +392,11 @@ func (e *Error) print(b *strings.Builder, d *hcl.Diagnostic) {
 			if at.End.Line == at.Start.Line && at.End.Column > at.Start.Column {
 				width = at.End.Column - at.Start.Column
 			}
-			fmt.Fprintf(b, "  %s\n  %s%s\n", source, strings.Repeat(" ", at.Start.Column-1), strings.Repeat("^", width))
+			if hidden := secretRule.ReplaceAllString(source, `$1"***"`); hidden != source {
+				fmt.Fprintf(b, "  %s\n", hidden)
+			} else {
+				fmt.Fprintf(b, "  %s\n  %s%s\n", source, strings.Repeat(" ", at.Start.Column-1), strings.Repeat("^", width))
+			}
 		}
 	}
 	b.WriteString(d.Detail)
@@ -359,6 +438,16 @@ func (c *Config) Doubts() []string {
 		for _, n := range s.Namespaces {
 			if _, ok := volumes[[2]string{s.Tenant, n.Volume}]; !ok {
 				doubt(n.Pos, "volume %q of tenant %s has no block here; namespace %d is attached only if it exists", n.Volume, s.Tenant, n.NSID)
+			}
+		}
+	}
+	for _, t := range c.Targets {
+		if _, ok := tenants[t.Tenant]; !ok {
+			doubt(t.Pos, "tenant %q of target %s has no block here; it must exist", t.Tenant, t.IQN)
+		}
+		for _, n := range t.LUNs {
+			if _, ok := volumes[[2]string{t.Tenant, n.Volume}]; !ok {
+				doubt(n.Pos, "volume %q of tenant %s has no block here; LUN %d is attached only if it exists", n.Volume, t.Tenant, n.LUN)
 			}
 		}
 	}
@@ -476,7 +565,9 @@ func (r *reader) config(in *file) *Config {
 	r.stores(in, c)
 	r.plugins(in, c)
 	r.volumes(in, c)
+	r.hosts(in, c)
 	r.subsystems(in, c)
+	r.targets(in, c)
 	return c
 }
 
@@ -652,29 +743,11 @@ func (r *reader) volumes(in *file, c *Config) {
 }
 
 func (r *reader) subsystems(in *file, c *Config) {
-	hosts := names{r: r, kind: "host"}
-	nqns := map[string]string{}
-	for _, h := range in.Hosts {
-		hosts.add(h.Name, h.Range)
-		if !ValidNQN(h.NQN) {
-			r.wrong(at(h.Range, h.Body, "nqn"), "Invalid NQN", "%s", nqnHelp(h.NQN))
-		}
-		nqns[h.Name] = h.NQN
-		c.Hosts = append(c.Hosts, Host{Pos: pos(h.Range), Name: h.Name, NQN: h.NQN})
+	nqns := hostNames{r, map[string]string{}, "NQN", ValidNQN}
+	for _, h := range c.Hosts {
+		nqns.byName[h.Name] = h.NQN
 	}
-	resolve := func(block hcl.Range, body hcl.Body, field string, in []string) []string {
-		var out []string
-		for i, h := range in {
-			if n, ok := nqns[h]; ok {
-				out = append(out, n)
-			} else if ValidNQN(h) {
-				out = append(out, h)
-			} else {
-				r.wrong(at(block, body, field, i), "Unknown host", "%s names %q, which is neither a host block nor an NQN.", field, h)
-			}
-		}
-		return out
-	}
+	resolve := nqns.resolve
 	names := names{r: r, kind: "subsystem"}
 	for _, s := range in.Subsystems {
 		names.add(s.NQN, s.Range)
@@ -722,7 +795,7 @@ func (n *names) add(name string, at hcl.Range) {
 	if n.seen == nil {
 		n.seen = map[string]hcl.Range{}
 	}
-	if n.kind != "subsystem" && !ValidName(name) {
+	if n.kind != "subsystem" && n.kind != "target" && !ValidName(name) {
 		n.r.wrong(at, "Invalid name", "The name of a %s has 1 to 63 letters, digits, '.', '_' or '-'; it is %q.", n.kind, name)
 	}
 	if first, ok := n.seen[name]; ok {

@@ -57,10 +57,11 @@ func (h HostID) key() string { return string(h.Protocol) + ":" + esc(h.Name) }
 
 func (h HostID) String() string { return h.Name }
 
-// Host gives an NQN a name that people use.
+// Host gives a host's NQN and IQN, or one of them, a name that people use.
 type Host struct {
 	Name    string   `json:"name"`
-	NQN     string   `json:"nqn"`
+	NQN     string   `json:"nqn,omitempty"`
+	IQN     string   `json:"iqn,omitempty"`
 	Managed *Managed `json:"managed,omitempty"`
 }
 
@@ -68,7 +69,18 @@ func (h Host) check() error {
 	if err := checkName("host", h.Name); err != nil {
 		return err
 	}
-	return CheckNQN("nqn", h.NQN)
+	if h.NQN == "" && h.IQN == "" {
+		return invalid("host", "an NQN or an IQN")
+	}
+	if h.NQN != "" {
+		if err := CheckNQN("nqn", h.NQN); err != nil {
+			return err
+		}
+	}
+	if h.IQN != "" {
+		return CheckIQN("iqn", h.IQN)
+	}
+	return nil
 }
 
 // CreateHost names a host. An equal one that exists is returned.
@@ -84,8 +96,8 @@ func (m *Meta) CreateHost(ctx context.Context, h Host) (Host, error) {
 			return nil
 		case err != nil:
 			return err
-		case old.NQN != h.NQN:
-			return fmt.Errorf("host %s is %s: %w", h.Name, old.NQN, ErrExists)
+		case old.NQN != h.NQN || old.IQN != h.IQN:
+			return fmt.Errorf("host %s is %s %s: %w", h.Name, old.NQN, old.IQN, ErrExists)
 		}
 		h = old
 		return nil
@@ -104,16 +116,30 @@ func (m *Meta) Host(ctx context.Context, name string) (Host, error) {
 // Hosts returns all named hosts by name.
 func (m *Meta) Hosts(ctx context.Context) ([]Host, error) { return list[Host](ctx, m, "host/") }
 
-// ResolveHost turns a host's name or an NQN into the NQN.
-func (m *Meta) ResolveHost(ctx context.Context, nameOrNQN string) (string, error) {
-	if CheckNQN("", nameOrNQN) == nil {
-		return nameOrNQN, nil
+// ResolveHost turns a host's name into what it is called in a protocol. What is such a name already stays.
+func (m *Meta) ResolveHost(ctx context.Context, p Protocol, name string) (string, error) {
+	if checkHostName(p, "", name) == nil {
+		return name, nil
 	}
-	if checkName("", nameOrNQN) != nil {
-		return "", invalid("host", "the name of a host or an NQN; it is %q", nameOrNQN)
+	what := "NQN"
+	if p == ISCSI {
+		what = "IQN"
 	}
-	h, err := m.Host(ctx, nameOrNQN)
-	return h.NQN, err
+	if checkName("", name) != nil {
+		return "", invalid("host", "the name of a host or an %s; it is %q", what, name)
+	}
+	h, err := m.Host(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	own := h.NQN
+	if p == ISCSI {
+		own = h.IQN
+	}
+	if own == "" {
+		return "", invalid("host", "one with an %s; host %s has none", what, name)
+	}
+	return own, nil
 }
 
 // DeleteHost removes the name; allow lists keep the NQN. Deleting a missing one is no error.

@@ -27,16 +27,19 @@ type DesiredVolume struct {
 	Managed    Managed
 }
 
-// DesiredSubsystem is a subsystem block with its namespace blocks.
+// DesiredSubsystem is a subsystem block with its namespace blocks; or a target block with its lun blocks.
 type DesiredSubsystem struct {
 	NQN          string
 	Tenant       string // "" is the default one
 	Serial       string // "" derives one from the NQN
 	Model        string // "" is ours
 	AllowAnyHost bool
-	AllowedHosts []string // NQNs
+	AllowedHosts []string // NQNs, or IQNs
 	Namespaces   []DesiredNamespace
 	Managed      Managed
+	// Target makes it a target block, with the IQN as NQN and each LUN as the NSID that LUN.NSID says.
+	Target  *TargetOptions
+	Secrets CHAPSecrets // that go with Target.CHAP
 }
 
 // DesiredNamespace is a namespace block; its volume is of the subsystem's tenant.
@@ -160,7 +163,7 @@ func (a *applier) host(h Host) {
 	if err == nil || created {
 		err = a.m.applyHost(a.ctx, h)
 	}
-	a.outcome(what, place(h.Managed), created, old.NQN != h.NQN || old.Managed == nil, err)
+	a.outcome(what, place(h.Managed), created, old.NQN != h.NQN || old.IQN != h.IQN || old.Managed == nil, err)
 }
 
 func (a *applier) volume(d DesiredVolume) {
@@ -210,13 +213,21 @@ func (a *applier) subsystem(d DesiredSubsystem) {
 	if a.err != nil {
 		return
 	}
-	what := "subsystem " + d.NQN
+	what := exportTitle(d.NQN)
 	a.keep[what] = true
 	want := Subsystem{
 		NQN: d.NQN, Tenant: d.Tenant, Serial: d.Serial, Model: d.Model, AllowAnyHost: d.AllowAnyHost,
 		AllowedHosts: slices.Clone(d.AllowedHosts), Managed: &d.Managed,
 	}
+	var chap *CHAP
+	if d.Target != nil {
+		want.Target = &TargetOptions{Mode: d.Target.Mode}
+		chap = d.Target.CHAP
+	}
 	err := want.check()
+	if err == nil && chap != nil {
+		err = CheckCHAP(*chap, d.Secrets)
+	}
 	var old Subsystem
 	created := false
 	if err == nil {
@@ -234,11 +245,18 @@ func (a *applier) subsystem(d DesiredSubsystem) {
 					return invalid("model", "%s, which is fixed when the subsystem is made; it is %s", s.Model, d.Model)
 				}
 				s.AllowAnyHost, s.AllowedHosts, s.Managed = want.AllowAnyHost, want.AllowedHosts, want.Managed
+				if want.Target != nil {
+					s.Target = &TargetOptions{Mode: want.Target.Mode, CHAP: s.Target.CHAP}
+				}
 				return nil
 			})
 		}
 	}
 	changed := old.AllowAnyHost != want.AllowAnyHost || !slices.Equal(old.AllowedHosts, want.AllowedHosts) || old.Managed == nil
+	if err == nil && want.Target != nil {
+		err = a.m.setCHAP(a.ctx, d.NQN, chap, d.Secrets, &d.Managed)
+		changed = changed || !created && (old.Target.Mode != want.Target.Mode || !same(old.Target.CHAP, chap))
+	}
 	a.outcome(what, d.Managed, created, changed, err)
 	for _, n := range d.Namespaces {
 		a.namespace(want, n, err)

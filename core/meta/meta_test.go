@@ -379,15 +379,15 @@ func TestHosts(t *testing.T) {
 	_, err := w.CreateHost(w.ctx, meta.Host{Name: "web-1", NQN: nqn})
 	w.is(err, meta.ErrExists)
 	for _, s := range []string{"web-1", h.NQN} {
-		got, err := w.ResolveHost(w.ctx, s)
+		got, err := w.ResolveHost(w.ctx, meta.NVMe, s)
 		w.must(err)
 		if got != h.NQN {
 			t.Fatalf("%q is %q", s, got)
 		}
 	}
-	_, err = w.ResolveHost(w.ctx, "web-2")
+	_, err = w.ResolveHost(w.ctx, meta.NVMe, "web-2")
 	w.is(err, meta.ErrNotFound)
-	_, err = w.ResolveHost(w.ctx, "nqn:")
+	_, err = w.ResolveHost(w.ctx, meta.NVMe, "nqn:")
 	w.is(err, meta.ErrInvalid)
 	w.must(w.DeleteHost(w.ctx, "web-1"))
 	w.must(w.DeleteHost(w.ctx, "web-1"))

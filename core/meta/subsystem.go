@@ -48,20 +48,20 @@ func (s Subsystem) Allows(host string) bool {
 }
 
 // Protocol is the one that hosts speak.
-func (s Subsystem) Protocol() Protocol { return protocolOfName(s.NQN) }
+func (s Subsystem) Protocol() Protocol { return ProtocolOf(s.NQN) }
 
 // title is how messages call it.
 func (s Subsystem) title() string { return exportTitle(s.NQN) }
 
 func exportTitle(name string) string {
-	if protocolOfName(name) == ISCSI {
+	if ProtocolOf(name) == ISCSI {
 		return "target " + name
 	}
 	return "subsystem " + name
 }
 
 func unitTitle(name string, id NSID) string {
-	if protocolOfName(name) == ISCSI {
+	if ProtocolOf(name) == ISCSI {
 		return fmt.Sprintf("target %s LUN %d", name, LUNOf(id))
 	}
 	return fmt.Sprintf("subsystem %s namespace %d", name, id)
@@ -179,7 +179,7 @@ func (m *Meta) CreateSubsystem(ctx context.Context, s Subsystem) (Subsystem, err
 		if err == nil {
 			out = old
 			if old.Tenant != s.Tenant || old.Serial != s.Serial || old.Model != s.Model || old.Namespaces != s.Namespaces ||
-				old.AllowAnyHost != s.AllowAnyHost || !slices.Equal(old.AllowedHosts, s.AllowedHosts) || !same(old.Target, s.Target) {
+				old.AllowAnyHost != s.AllowAnyHost || !slices.Equal(old.AllowedHosts, s.AllowedHosts) || !sameTarget(old.Target, s.Target) {
 				return fmt.Errorf("%s: %w", s.title(), ErrExists)
 			}
 			return nil
@@ -244,7 +244,7 @@ func (m *Meta) DeleteSubsystem(ctx context.Context, nqn string) error {
 		}
 		// Attaching writes the subsystem's record, so none can slip in.
 		x.remove(keySubsystem(nqn), rev)
-		x.Delete = append(x.Delete, keyTenantSub(s.Tenant, nqn))
+		x.Delete = append(x.Delete, keyTenantSub(s.Tenant, nqn), keyCHAP(nqn))
 		associations, err := m.Associations(ctx, nqn)
 		if err != nil {
 			return err
@@ -351,7 +351,7 @@ func (m *Meta) AllNamespaces(ctx context.Context) ([]Namespace, error) {
 // long as possible. A volume has one attachment at a time for each protocol; attaching it
 // again where it is returns what is there.
 func (m *Meta) AttachNamespace(ctx context.Context, n Namespace) (Namespace, error) {
-	protocol := protocolOfName(n.Subsystem)
+	protocol := ProtocolOf(n.Subsystem)
 	hosts, err := checkHosts(protocol, "visible to", n.VisibleTo)
 	if err != nil {
 		return n, err
@@ -503,7 +503,7 @@ func (m *Meta) detach(ctx context.Context, x *txn, n Namespace) error {
 	if err != nil {
 		return err
 	}
-	protocol := protocolOfName(n.Subsystem)
+	protocol := ProtocolOf(n.Subsystem)
 	name, id := at.at(protocol)
 	*name, *id = "", 0
 	if len(at.users()) == 0 {
@@ -531,7 +531,7 @@ const maxPathsPerTxn = 50
 // SetVisibility says which hosts see a namespace; none: every allowed host.
 func (m *Meta) SetVisibility(ctx context.Context, nqn string, id NSID, hostNames []string) error {
 	return m.setNamespace(ctx, nqn, id, func(n *Namespace) error {
-		hosts, err := checkHosts(protocolOfName(nqn), "visible to", hostNames)
+		hosts, err := checkHosts(ProtocolOf(nqn), "visible to", hostNames)
 		if err == nil && !slices.Equal(hosts, n.VisibleTo) {
 			err = refuseManaged(unitTitle(nqn, id), n.Managed)
 		}

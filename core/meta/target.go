@@ -25,6 +25,7 @@ const (
 // TargetOptions is what a target has and a subsystem has not.
 type TargetOptions struct {
 	Mode TargetMode `json:"mode"`
+	CHAP *CHAP      `json:"chap,omitempty"` // nil: initiators are who they say
 }
 
 // LUN is a logical unit number of a target, from 0.
@@ -43,6 +44,7 @@ type Target struct {
 	IQN          string
 	Tenant       string
 	Mode         TargetMode
+	CHAP         *CHAP // set by SetTargetCHAP; nil: initiators are who they say
 	AllowAnyHost bool
 	AllowedHosts []string // IQNs, sorted
 	Created      time.Time
@@ -52,7 +54,7 @@ type Target struct {
 func targetOf(s Subsystem) Target {
 	t := Target{IQN: s.NQN, Tenant: s.Tenant, AllowAnyHost: s.AllowAnyHost, AllowedHosts: s.AllowedHosts, Created: s.Created, Managed: s.Managed}
 	if s.Target != nil {
-		t.Mode = s.Target.Mode
+		t.Mode, t.CHAP = s.Target.Mode, s.Target.CHAP
 	}
 	return t
 }
@@ -65,8 +67,8 @@ func (t Target) subsystem() Subsystem {
 	}
 }
 
-// protocolOfName tells targets from subsystems.
-func protocolOfName(name string) Protocol {
+// ProtocolOf is the protocol of which something with this name is: an IQN is of iSCSI.
+func ProtocolOf(name string) Protocol {
 	for _, p := range []string{"iqn.", "eui.", "naa."} {
 		if strings.HasPrefix(name, p) {
 			return ISCSI
@@ -102,6 +104,11 @@ func (s *Subsystem) checkTarget() error {
 		return invalid("mode", "%q or %q; it is %q", Redirect, ALUA, s.Target.Mode)
 	}
 	return CheckIQN("iqn", s.NQN)
+}
+
+// sameTarget says whether two targets are equal but for what is set later.
+func sameTarget(a, b *TargetOptions) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Mode == b.Mode
 }
 
 // CreateTarget makes a target. If an equal one exists, it is returned.

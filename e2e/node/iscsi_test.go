@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -129,5 +131,55 @@ func TestQEMUInitiator(t *testing.T) {
 	}
 	if err != nil || bytes.Contains(out, []byte("verification failed")) {
 		t.Errorf("qemu-io: %v\n%s", err, out)
+	}
+}
+
+// An initiator of Debian's logs in with the secret that was set on the command line, in both directions, and without
+// it stays out; the volume is one of 512-byte blocks that is a namespace at the same time.
+func TestCHAP(t *testing.T) {
+	inq := program(t, "iscsi-inq", "libiscsi-bin")
+	a := startAt(t, []string{"iscsi", "nvme-tcp"}, "-dev")
+	const target = "iqn.2026-11.com.example:guarded"
+	secrets := t.TempDir()
+	file := func(name, secret string) string {
+		path := filepath.Join(secrets, name)
+		if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	theirs, ours := file("theirs", "initiators-know"), file("ours", "the-target-knows")
+	a.mustCLI("volume", "create", "v", "-size", "64MiB", "-block-size", "512")
+	a.mustCLI("target", "create", target, "-allow-any-host")
+	a.mustCLI("lun", "attach", target, "-volume", "v", "-lun", "5")
+	a.mustCLI("target", "chap", target, "-user", "me", "-secret-file", theirs, "-mutual-user", "we", "-mutual-secret-file", ours)
+	a.mustCLI("namespace", "attach", devNQN, "-volume", "v")
+	for _, c := range []struct {
+		login, mutual string
+		ok            bool
+	}{
+		{"", "", false}, {"me%wrong-secret", "", false}, {"you%initiators-know", "", false}, {"me%initiators-know", "", true},
+		{"me%initiators-know", "the-target-knows", true}, {"me%initiators-know", "something-else", false},
+	} {
+		at := ""
+		if c.login != "" {
+			at = c.login + "@"
+		}
+		cmd := exec.CommandContext(a.ctx, inq, fmt.Sprintf("iscsi://%s%s/%s/5", at, a.addresses[0], target))
+		if c.mutual != "" {
+			cmd.Env = append(os.Environ(), "LIBISCSI_CHAP_TARGET_USERNAME=we", "LIBISCSI_CHAP_TARGET_PASSWORD="+c.mutual)
+		}
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != c.ok || c.ok && !bytes.Contains(out, []byte("MOORING")) {
+			t.Errorf("as %q, mutual %q: %v\n%s", c.login, c.mutual, err, out)
+		}
+	}
+	for _, args := range [][]string{{"target", "list"}, {"target", "show", target}, {"target", "list", "-o", "json"}, {"events"}, {"status", "-o", "json"}} {
+		if out := a.mustCLI(args...); strings.Contains(out, "know") {
+			t.Errorf("mooring %s tells a secret:\n%s", strings.Join(args, " "), out)
+		}
+	}
+	if log := a.log.String(); strings.Contains(log, "initiators-know") || strings.Contains(log, "target-knows") {
+		t.Error("the log tells a secret")
 	}
 }

@@ -10,8 +10,8 @@ import (
 )
 
 func volumeCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "volume", Short: "Create, list, show, resize and delete volumes", Aliases: []string{"volumes"}}
-	c.AddCommand(volumeCreate(g), volumeList(g), volumeShow(g), volumeResize(g), volumeDelete(g))
+	c := &cobra.Command{Use: "volume", Short: "Create, list, show, resize, change and delete volumes", Aliases: []string{"volumes"}}
+	c.AddCommand(volumeCreate(g), volumeList(g), volumeShow(g), volumeResize(g), volumeSet(g), volumeDelete(g))
 	return c
 }
 
@@ -41,6 +41,7 @@ func volumeCreate(g *globals) *cobra.Command {
 	c.Flags().IntVar(&in.BlockSize, "block-size", 4096, "logical block size, 512 or 4096 `bytes`")
 	c.Flags().StringVar(&in.Durability, "durability", "sync", "sync, or volatile: writes may wait in the disk's cache for a flush")
 	c.Flags().StringVar(&in.Tenant, "tenant", "", "owner; without, the default tenant")
+	c.Flags().StringVar(&in.Group, "group", "", "namespace `group`, which a balancing path policy spreads over access points")
 	return c
 }
 
@@ -52,9 +53,9 @@ func volumeList(g *globals) *cobra.Command {
 			if err := g.client().Do(c.Context(), "GET", "/v1/volumes", nil, &vs); err != nil {
 				return err
 			}
-			return g.print(c.OutOrStdout(), vs, "NAME SIZE USED BLOCK DURABILITY STATE USERS MANAGED", func(row func(...any)) {
+			return g.print(c.OutOrStdout(), vs, "NAME SIZE USED BLOCK DURABILITY GROUP STATE USERS MANAGED", func(row func(...any)) {
 				for _, v := range vs {
-					row(v.Name, size(v.Size), size(v.Used), v.BlockSize, v.Durability, v.State, list(v.Users), v.Managed)
+					row(v.Name, size(v.Size), size(v.Used), v.BlockSize, v.Durability, v.Group, v.State, list(v.Users), v.Managed)
 				}
 			})
 		},
@@ -78,6 +79,7 @@ func volumeShow(g *globals) *cobra.Command {
 				row("used", size(v.Used))
 				row("block size", v.BlockSize)
 				row("durability", v.Durability)
+				row("group", v.Group)
 				row("created", v.Created.Format("2006-01-02 15:04:05"))
 				row("state", v.State)
 				row("users", list(v.Users))
@@ -92,7 +94,7 @@ func volumeShow(g *globals) *cobra.Command {
 }
 
 func volumeResize(g *globals) *cobra.Command {
-	var in admin.VolumeResize
+	var in admin.VolumeSet
 	var tenant string
 	c := &cobra.Command{
 		Use: "resize NAME SIZE", Short: "Change a volume's size, also while it is in use", Args: usageArgs(cobra.ExactArgs(2)),
@@ -112,6 +114,32 @@ func volumeResize(g *globals) *cobra.Command {
 	}
 	tenantFlag(c, &tenant)
 	c.Flags().BoolVar(&in.Force, "force", false, "shrink, destroying what lies beyond the new end")
+	return c
+}
+
+func volumeSet(g *globals) *cobra.Command {
+	var in admin.VolumeSet
+	var tenant, group string
+	c := &cobra.Command{
+		Use: "set NAME", Short: "Change a volume's durability or namespace group, also while it is in use", Args: usageArgs(cobra.ExactArgs(1)),
+		Example: "  mooring volume set db1 -group db\n  mooring volume set db1 -group ''",
+		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("group") {
+				in.Group = &group
+			}
+			if in.Group == nil && in.Durability == "" {
+				return &usageError{errors.New("say what to change: -group or -durability")}
+			}
+			var v admin.Volume
+			if err := g.client().Do(c.Context(), "PATCH", volumePath(args[0], tenant), in, &v); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), v, "volume %s: durability %s, group %q", v.Name, v.Durability, v.Group)
+		},
+	}
+	tenantFlag(c, &tenant)
+	c.Flags().StringVar(&in.Durability, "durability", "", "sync, or volatile: writes may wait in the disk's cache for a flush")
+	c.Flags().StringVar(&group, "group", "", "namespace `group`, which a balancing path policy spreads over access points; '' is none")
 	return c
 }
 

@@ -388,7 +388,7 @@ func (o *op) chunkDone() {
 // it already is.
 func (o *op) flush() {
 	v := o.vol
-	if v.durable {
+	if v.durable && !v.hardening {
 		o.finish()
 		return
 	}

@@ -39,6 +39,7 @@ type Volume struct {
 	size      int64
 	blockSize int
 	durable   bool
+	hardening bool // durable, but what was acknowledged before may not be yet
 	losses    uint64
 	extents   []extentSlot
 	stores    []*extent.Store // those that hold extents of it

@@ -51,6 +51,7 @@ type Volume struct {
 	Used       int64     `json:"used"`
 	BlockSize  int       `json:"block_size"`
 	Durability string    `json:"durability"`
+	Group      string    `json:"group,omitempty"` // namespace group
 	Created    time.Time `json:"created"`
 	Managed    string    `json:"managed,omitempty"` // file:line of the block that sets it
 	Users      []string  `json:"users"`             // namespaces that it is attached as
@@ -66,12 +67,15 @@ type VolumeCreate struct {
 	Size       int64  `json:"size"`
 	BlockSize  int    `json:"block_size,omitempty"` // 512 or 4096; 0 is 4096
 	Durability string `json:"durability,omitempty"` // sync or volatile; "" is sync
+	Group      string `json:"group,omitempty"`      // namespace group; "" is none
 }
 
-// VolumeResize asks for another size.
-type VolumeResize struct {
-	Size  int64 `json:"size"`
-	Force bool  `json:"force,omitempty"` // shrinking destroys what lies beyond
+// VolumeSet asks for changes of a volume. What is absent stays as it is.
+type VolumeSet struct {
+	Size       int64   `json:"size,omitempty"`
+	Force      bool    `json:"force,omitempty"` // shrinking destroys what lies beyond
+	Durability string  `json:"durability,omitempty"`
+	Group      *string `json:"group,omitempty"` // "": none
 }
 
 // Subsystem is an NVMe subsystem.

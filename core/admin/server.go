@@ -106,7 +106,7 @@ func (s *Server) Handler() http.Handler {
 	m.HandleFunc("GET /v1/volumes", answer(s.volumes))
 	m.HandleFunc("POST /v1/volumes", answer(s.createVolume))
 	m.HandleFunc("GET /v1/volumes/{name}", answer(s.volume))
-	m.HandleFunc("PATCH /v1/volumes/{name}", answer(s.resizeVolume))
+	m.HandleFunc("PATCH /v1/volumes/{name}", answer(s.setVolume))
 	m.HandleFunc("DELETE /v1/volumes/{name}", answer(s.deleteVolume))
 
 	m.HandleFunc("GET /v1/subsystems", answer(s.subsystems))
@@ -241,7 +241,7 @@ func (s *Server) present(ctx context.Context, vs []meta.Volume) ([]Volume, error
 		}
 		o := Volume{
 			Name: v.Name, ID: v.ID.String(), Tenant: v.Tenant, Size: v.Bytes, Used: used[v.ID], BlockSize: v.BlockBytes,
-			Durability: string(v.Durability), Created: v.Created, Managed: managed(v.Managed), Users: users, State: "online",
+			Durability: string(v.Durability), Group: v.Group, Created: v.Created, Managed: managed(v.Managed), Users: users, State: "online",
 		}
 		for i := range stats.Volumes {
 			if st := &stats.Volumes[i]; st.Volume == v.ID {
@@ -285,7 +285,7 @@ func (s *Server) createVolume(r *http.Request) (any, error) {
 		return nil, err
 	}
 	v, err := s.Meta.CreateVolume(r.Context(), meta.Volume{
-		Name: in.Name, Tenant: in.Tenant, Bytes: in.Size, BlockBytes: in.BlockSize, Durability: meta.Durability(in.Durability),
+		Name: in.Name, Tenant: in.Tenant, Bytes: in.Size, BlockBytes: in.BlockSize, Durability: meta.Durability(in.Durability), Group: in.Group,
 	})
 	if err == nil {
 		s.Agent.Note("volume-created", v.String(), config.FormatSize(v.Bytes))
@@ -293,8 +293,8 @@ func (s *Server) createVolume(r *http.Request) (any, error) {
 	return s.presentOne(r.Context(), v, err)
 }
 
-func (s *Server) resizeVolume(r *http.Request) (any, error) {
-	in, err := read[VolumeResize](r)
+func (s *Server) setVolume(r *http.Request) (any, error) {
+	in, err := read[VolumeSet](r)
 	if err != nil {
 		return nil, err
 	}
@@ -302,20 +302,39 @@ func (s *Server) resizeVolume(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if in.Size < v.Bytes && !in.Force {
-		return nil, &meta.InvalidError{Field: "size", Want: fmt.Sprintf("at least the present %s, unless -force is given, which destroys what lies beyond the new end; it is %s", config.FormatSize(v.Bytes), config.FormatSize(in.Size))}
+	if in.Group != nil {
+		if v, err = s.Meta.SetGroup(r.Context(), v.ID, *in.Group); err != nil {
+			return nil, err
+		}
+		s.Agent.Note("volume-grouped", v.String(), v.Group)
 	}
-	v, err = s.Meta.ResizeVolume(r.Context(), v.ID, meta.Resize{Bytes: in.Size, Shrink: in.Force, Force: in.Force})
-	if err != nil {
-		return nil, err
+	if in.Durability != "" {
+		if v, err = s.Meta.SetDurability(r.Context(), v.ID, meta.Durability(in.Durability)); err != nil {
+			return nil, err
+		}
+		s.Agent.Note("volume-durability", v.String(), in.Durability)
 	}
-	s.Agent.Note("volume-resized", v.String(), config.FormatSize(v.Bytes))
-	if v.Trim >= 0 {
-		if err := s.Agent.Shrunk(r.Context(), v); err != nil {
+	if in.Size != 0 {
+		if v, err = s.resizeVolume(r.Context(), v, in); err != nil {
 			return nil, err
 		}
 	}
 	return s.presentOne(r.Context(), v, s.Hosts.Sync(r.Context()))
+}
+
+func (s *Server) resizeVolume(ctx context.Context, v meta.Volume, in VolumeSet) (meta.Volume, error) {
+	if in.Size < v.Bytes && !in.Force {
+		return v, &meta.InvalidError{Field: "size", Want: fmt.Sprintf("at least the present %s, unless -force is given, which destroys what lies beyond the new end; it is %s", config.FormatSize(v.Bytes), config.FormatSize(in.Size))}
+	}
+	v, err := s.Meta.ResizeVolume(ctx, v.ID, meta.Resize{Bytes: in.Size, Shrink: in.Force, Force: in.Force})
+	if err != nil {
+		return v, err
+	}
+	s.Agent.Note("volume-resized", v.String(), config.FormatSize(v.Bytes))
+	if v.Trim >= 0 {
+		err = s.Agent.Shrunk(ctx, v)
+	}
+	return v, err
 }
 
 func (s *Server) deleteVolume(r *http.Request) (any, error) {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/mooring-io/mooring/core/meta"
@@ -8,15 +9,35 @@ import (
 
 // Tenant owns volumes and subsystems.
 type Tenant struct {
-	Name    string `json:"name"`
-	Policy  string `json:"policy"`            // name of the path policy
-	Managed string `json:"managed,omitempty"` // file:line of the block that sets it
+	Name   string `json:"name"`
+	Policy string `json:"policy"` // name of the path policy
+	// The sum of its volumes, and what that may be; 0: no limit.
+	Volumes      int    `json:"volumes"`
+	Bytes        int64  `json:"bytes"`
+	QuotaVolumes int    `json:"quota_volumes,omitempty"`
+	QuotaBytes   int64  `json:"quota_bytes,omitempty"`
+	Managed      string `json:"managed,omitempty"` // file:line of the block that sets it
 }
 
 // TenantSet asks for a tenant, or for a change of one.
 type TenantSet struct {
 	Name   string `json:"name,omitempty"`
-	Policy string `json:"policy"`
+	Policy string `json:"policy,omitempty"` // "": unchanged, or the default
+	// Absent: unchanged, or none. 0: none.
+	QuotaVolumes *int   `json:"quota_volumes,omitempty"`
+	QuotaBytes   *int64 `json:"quota_bytes,omitempty"`
+}
+
+func (in TenantSet) apply(t *meta.Tenant) {
+	if in.Policy != "" {
+		t.Policy = in.Policy
+	}
+	if in.QuotaVolumes != nil {
+		t.QuotaVolumes = *in.QuotaVolumes
+	}
+	if in.QuotaBytes != nil {
+		t.QuotaBytes = *in.QuotaBytes
+	}
 }
 
 func (s *Server) tenantRoutes(m *http.ServeMux) {
@@ -28,17 +49,28 @@ func (s *Server) tenantRoutes(m *http.ServeMux) {
 	}))
 }
 
-func presentTenant(t meta.Tenant) Tenant {
-	return Tenant{Name: t.Name, Policy: t.Policy, Managed: managed(t.Managed)}
+func (s *Server) presentTenant(ctx context.Context, t meta.Tenant, err error) (Tenant, error) {
+	if err != nil {
+		return Tenant{}, err
+	}
+	has, err := s.Meta.TenantVolumes(ctx, t.Name)
+	return Tenant{
+		Name: t.Name, Policy: t.Policy, Volumes: has.Volumes, Bytes: has.Bytes, QuotaVolumes: t.QuotaVolumes, QuotaBytes: t.QuotaBytes, Managed: managed(t.Managed),
+	}, err
 }
 
 func (s *Server) tenants(r *http.Request) (any, error) {
 	all, err := s.Meta.Tenants(r.Context())
 	out := []Tenant{}
 	for _, t := range all {
-		if !t.Closing {
-			out = append(out, presentTenant(t))
+		if t.Closing {
+			continue
 		}
+		x, err := s.presentTenant(r.Context(), t, nil)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, x)
 	}
 	return out, err
 }
@@ -48,8 +80,10 @@ func (s *Server) createTenant(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := s.Meta.CreateTenant(r.Context(), meta.Tenant{Name: in.Name, Policy: in.Policy})
-	return presentTenant(t), err
+	t := meta.Tenant{Name: in.Name}
+	in.apply(&t)
+	t, err = s.Meta.CreateTenant(r.Context(), t)
+	return s.presentTenant(r.Context(), t, err)
 }
 
 func (s *Server) setTenant(r *http.Request) (any, error) {
@@ -57,10 +91,6 @@ func (s *Server) setTenant(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := r.PathValue("name")
-	if err := s.Meta.SetTenantPolicy(r.Context(), name, in.Policy); err != nil {
-		return nil, err
-	}
-	t, err := s.Meta.Tenant(r.Context(), name)
-	return presentTenant(t), err
+	t, err := s.Meta.UpdateTenant(r.Context(), r.PathValue("name"), in.apply)
+	return s.presentTenant(r.Context(), t, err)
 }

@@ -157,10 +157,10 @@ func TestObjectsOverTheAPI(t *testing.T) {
 	n.do("POST", "/v1/hosts/allow", admin.HostRule{Subsystem: testNQN, Host: "nqn.2026-11.com.example:h"}, nil)
 
 	var v admin.Volume
-	n.do("PATCH", "/v1/volumes/a", admin.VolumeResize{Size: 2 << 30}, &v)
-	n.do("PATCH", "/v1/volumes/a", admin.VolumeResize{Size: 1 << 29}, nil, admin.KindInvalid, "-force")
+	n.do("PATCH", "/v1/volumes/a", admin.VolumeSet{Size: 2 << 30}, &v)
+	n.do("PATCH", "/v1/volumes/a", admin.VolumeSet{Size: 1 << 29}, nil, admin.KindInvalid, "-force")
 	n.do("DELETE", sub+"/namespaces/1", nil, nil)
-	n.do("PATCH", "/v1/volumes/a", admin.VolumeResize{Size: 1 << 29, Force: true}, &v)
+	n.do("PATCH", "/v1/volumes/a", admin.VolumeSet{Size: 1 << 29, Force: true}, &v)
 	if v.Size != 1<<29 || v.State != "online" {
 		t.Errorf("after shrinking: %+v", v)
 	}
@@ -258,7 +258,7 @@ func volumeBlock(size string) string {
 func TestManagedObjects(t *testing.T) {
 	dir := t.TempDir()
 	n := startNode(t, dir, volumeBlock("1GiB"))
-	n.do("PATCH", "/v1/volumes/v", admin.VolumeResize{Size: 2 << 30}, nil, admin.KindManaged, "node.hcl:9")
+	n.do("PATCH", "/v1/volumes/v", admin.VolumeSet{Size: 2 << 30}, nil, admin.KindManaged, "node.hcl:9")
 	n.do("POST", "/v1/volumes", admin.VolumeCreate{Name: "mine", Size: 1 << 20}, nil)
 
 	file := filepath.Join(dir, "node.hcl")
@@ -288,7 +288,7 @@ func TestManagedObjects(t *testing.T) {
 	if r := reload(bare); len(r.Unmanaged) == 0 {
 		t.Errorf("reload without the blocks: %+v", r)
 	}
-	n.do("PATCH", "/v1/volumes/v", admin.VolumeResize{Size: 4 << 30}, nil)
+	n.do("PATCH", "/v1/volumes/v", admin.VolumeSet{Size: 4 << 30}, nil)
 	if err := n.stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -343,7 +343,7 @@ func (a *agent) Shrunk(ctx context.Context, v meta.Volume) error {
 // cut removes what a volume that was made smaller has beyond its end.
 func (a *agent) cut(ctx context.Context, v meta.Volume) error {
 	open, err := a.access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.Durability == meta.Volatile, Losses: v.Losses,
+		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses,
 	})
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func desired(c *config.Config) meta.Desired {
 	var d meta.Desired
 	for _, t := range c.Tenants {
 		m := managed(t.Pos)
-		d.Tenants = append(d.Tenants, meta.Tenant{Name: t.Name, Policy: t.Policy, Managed: &m})
+		d.Tenants = append(d.Tenants, meta.Tenant{Name: t.Name, Policy: t.Policy, QuotaBytes: t.Quota, QuotaVolumes: t.MaxVolumes, Managed: &m})
 	}
 	for _, h := range c.Hosts {
 		m := managed(h.Pos)
@@ -82,7 +82,7 @@ func desired(c *config.Config) meta.Desired {
 	}
 	for _, v := range c.Volumes {
 		d.Volumes = append(d.Volumes, meta.DesiredVolume{
-			Name: v.Name, Tenant: v.Tenant, Bytes: v.Size, BlockBytes: v.BlockSize, Durability: meta.Durability(v.Durability), Managed: managed(v.Pos),
+			Name: v.Name, Tenant: v.Tenant, Bytes: v.Size, BlockBytes: v.BlockSize, Durability: meta.Durability(v.Durability), Group: v.Group, Managed: managed(v.Pos),
 		})
 	}
 	for _, s := range c.Subsystems {

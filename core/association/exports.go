@@ -70,6 +70,10 @@ func (s *Service) exportsNow(ctx context.Context) (*proto.Exports, error) {
 		return nil, fmt.Errorf("read the access points: %w", err)
 	}
 	used := s.Used()
+	volatile, err := s.Access.Volatile(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := &proto.Exports{}
 	for _, p := range points {
 		out.AccessPoints = append(out.AccessPoints, &proto.AccessPoint{Id: p.ID, Node: p.Node.String(), Url: p.URL, Up: p.Up, PortId: uint32(p.PortID)})
@@ -77,7 +81,7 @@ func (s *Service) exportsNow(ctx context.Context) (*proto.Exports, error) {
 	for _, nqn := range v.order {
 		x := v.subsystems[nqn]
 		if x.Target != nil {
-			out.Targets = append(out.Targets, exportTarget(x, used))
+			out.Targets = append(out.Targets, exportTarget(x, used, volatile))
 			continue
 		}
 		p := &proto.Subsystem{
@@ -85,28 +89,29 @@ func (s *Service) exportsNow(ctx context.Context) (*proto.Exports, error) {
 			MaxNamespaces: x.Subsystem.Namespaces, Generation: x.Generation,
 		}
 		for _, n := range x.namespaces {
-			p.Namespaces = append(p.Namespaces, exportNamespace(n, used[n.volume.ID]))
+			p.Namespaces = append(p.Namespaces, exportNamespace(n, used[n.volume.ID], volatile[n.volume.ID]))
 		}
 		out.Subsystems = append(out.Subsystems, p)
 	}
 	return out, nil
 }
 
-func exportTarget(x *subsystem, used map[uuid.UUID]int64) *proto.Target {
+func exportTarget(x *subsystem, used map[uuid.UUID]int64, volatile map[uuid.UUID]bool) *proto.Target {
 	t := &proto.Target{Authenticate: x.Target.CHAP != nil, Iqn: x.NQN, AllowAnyHost: x.AllowAnyHost, AllowedHosts: x.AllowedHosts, Generation: x.Generation}
 	if x.Target.Mode == meta.ALUA {
 		t.Mode = proto.TargetMode_TARGET_ALUA
 	}
 	for _, n := range x.namespaces {
-		t.Units = append(t.Units, exportNamespace(n, used[n.volume.ID]))
+		t.Units = append(t.Units, exportNamespace(n, used[n.volume.ID], volatile[n.volume.ID]))
 	}
 	return t
 }
 
-func exportNamespace(n namespace, used int64) *proto.Namespace {
+// exportNamespace tells of a namespace or LUN. volatile is what is in force, which follows Meta.
+func exportNamespace(n namespace, used int64, volatile bool) *proto.Namespace {
 	nguid, eui := n.volume.NGUID(), n.volume.EUI64()
 	d := proto.Durability_DURABILITY_SYNC
-	if n.volume.Durability == meta.Volatile {
+	if volatile || n.volume.IsVolatile() {
 		d = proto.Durability_DURABILITY_VOLATILE
 	}
 	return &proto.Namespace{

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/mooring-io/mooring/core/access"
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/path"
@@ -68,7 +70,7 @@ func (s *Service) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.resize(ctx, v); err != nil {
+	if err := s.adapt(ctx, v); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -171,9 +173,13 @@ func (a *association) leave(paths map[meta.NSID]meta.Path) bool {
 	return changed
 }
 
-// resize makes open volumes as large as Meta says. They are made smaller by whoever
+// adapt makes open volumes as large and as durable as Meta says. They are made smaller by whoever
 // asked for it, before the data beyond is given up.
-func (s *Service) resize(ctx context.Context, v *view) error {
+func (s *Service) adapt(ctx context.Context, v *view) error {
+	volatile, err := s.Access.Volatile(ctx)
+	if err != nil {
+		return err
+	}
 	for _, sub := range v.subsystems {
 		for _, n := range sub.namespaces {
 			open, err := s.Access.Lookup(ctx, n.volume.ID)
@@ -196,9 +202,26 @@ func (s *Service) resize(ctx context.Context, v *view) error {
 					return err
 				}
 			}
+			if want := now.Durability == meta.Volatile; now.Hardening || want != volatile[now.ID] {
+				if err := s.setDurability(ctx, open, now.ID, want); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
+}
+
+// setDurability puts another durability in force. Hosts hear of a volume that is not volatile any more when
+// all that it acknowledged is durable.
+func (s *Service) setDurability(ctx context.Context, v *access.Volume, id uuid.UUID, volatile bool) error {
+	if err := v.SetDurability(ctx, volatile); err != nil {
+		return fmt.Errorf("change the durability of volume %s: %w", id, err)
+	}
+	if volatile {
+		return nil
+	}
+	return s.Meta.FinishHardening(ctx, id)
 }
 
 // settle brings an association's grants in line: handles for the namespaces that
@@ -295,14 +318,13 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 		if err != nil {
 			return false, err
 		}
-		if n.volume.Durability == meta.Volatile {
-			told, err := s.Meta.LossTold(ctx, n.volume.ID, a.host)
-			if err == nil {
-				err = vol.Told(ctx, a.host, told)
-			}
-			if err != nil {
-				return false, err
-			}
+		// Also of a volume that is not volatile: it may become so while the host uses it.
+		told, err := s.Meta.LossTold(ctx, n.volume.ID, a.host)
+		if err == nil {
+			err = vol.Told(ctx, a.host, told)
+		}
+		if err != nil {
+			return false, err
 		}
 		h, err := a.life.client.Grant(ctx, vol, a.host, here, func() { s.wanted(a, n.NSID) })
 		if err != nil {
@@ -344,7 +366,7 @@ func (a *association) goneAway(nsid meta.NSID) bool {
 // open opens a volume with its present reservation.
 func (s *Service) open(ctx context.Context, v meta.Volume) (*access.Volume, error) {
 	vol, err := s.Access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.Durability == meta.Volatile, Losses: v.Losses,
+		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses,
 	})
 	if err != nil {
 		return nil, err

@@ -119,8 +119,10 @@ type Plugin struct {
 // Tenant owns volumes and subsystems.
 type Tenant struct {
 	Pos
-	Name   string
-	Policy string
+	Name       string
+	Policy     string
+	Quota      int64 // bytes of its volumes together; 0: none
+	MaxVolumes int   // 0: none
 }
 
 // Volume is a volume to create or update.
@@ -131,6 +133,7 @@ type Volume struct {
 	Size       int64
 	BlockSize  int
 	Durability string // "sync" or "volatile"
+	Group      string // namespace group; "": none
 }
 
 // Host gives an NQN and an IQN, or one of them, a name.
@@ -282,10 +285,12 @@ type configBlock struct {
 }
 
 type tenantBlock struct {
-	Name   string    `hcl:"name,label"`
-	Policy string    `hcl:"policy,optional"`
-	Range  hcl.Range `hcl:",def_range"`
-	Body   hcl.Body  `hcl:",body"`
+	Name       string    `hcl:"name,label"`
+	Policy     string    `hcl:"policy,optional"`
+	Quota      string    `hcl:"quota,optional"`
+	MaxVolumes int       `hcl:"max_volumes,optional"`
+	Range      hcl.Range `hcl:",def_range"`
+	Body       hcl.Body  `hcl:",body"`
 }
 
 type volumeBlock struct {
@@ -294,6 +299,7 @@ type volumeBlock struct {
 	Size       string    `hcl:"size"`
 	BlockSize  int       `hcl:"block_size,optional"`
 	Durability string    `hcl:"durability,optional"`
+	Group      string    `hcl:"group,optional"`
 	Range      hcl.Range `hcl:",def_range"`
 	Body       hcl.Body  `hcl:",body"`
 }
@@ -719,7 +725,12 @@ func (r *reader) volumes(in *file, c *Config) {
 	tenants := names{r: r, kind: "tenant"}
 	for _, t := range in.Tenants {
 		tenants.add(t.Name, t.Range)
-		c.Tenants = append(c.Tenants, Tenant{Pos: pos(t.Range), Name: t.Name, Policy: orDefault(t.Policy, "inherit")})
+		if t.MaxVolumes < 0 {
+			r.wrong(at(t.Range, t.Body, "max_volumes"), "Invalid quota", "max_volumes must be a number from 1, or 0 for no limit; it is %d.", t.MaxVolumes)
+		}
+		c.Tenants = append(c.Tenants, Tenant{
+			Pos: pos(t.Range), Name: t.Name, Policy: orDefault(t.Policy, "inherit"), Quota: r.size(at(t.Range, t.Body, "quota"), "quota", t.Quota, 0), MaxVolumes: t.MaxVolumes,
+		})
 	}
 	names := names{r: r, kind: "volume"}
 	for _, v := range in.Volumes {
@@ -734,6 +745,9 @@ func (r *reader) volumes(in *file, c *Config) {
 		}
 		if !oneOf(out.BlockSize, 512, 4096) {
 			r.wrong(at(v.Range, v.Body, "block_size"), "Invalid block size", "block_size must be 512 or 4096; it is %d.", v.BlockSize)
+		}
+		if out.Group = v.Group; v.Group != "" && !ValidName(v.Group) {
+			r.wrong(at(v.Range, v.Body, "group"), "Invalid name", "The name of a namespace group has 1 to 63 letters, digits, '.', '_' or '-'; it is %q.", v.Group)
 		}
 		if !oneOf(out.Durability, "sync", "volatile") {
 			r.wrong(at(v.Range, v.Body, "durability"), "Invalid durability", "durability must be \"sync\" or \"volatile\"; it is %q.", v.Durability)

@@ -119,7 +119,7 @@ func (m *Meta) recordLosses(ctx context.Context, id uuid.UUID) ([]Volume, error)
 	}
 	var lost []Volume
 	for _, v := range volumes {
-		if v.Durability != Volatile || v.State != VolumeActive {
+		if !v.IsVolatile() || v.State != VolumeActive {
 			continue
 		}
 		n, err := m.countExtents(ctx, v.ID, id, 1)

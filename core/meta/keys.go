@@ -25,6 +25,7 @@ func keyVolume(id uuid.UUID) string         { return "volume/" + id.String() }
 func keyVolumeName(t, name string) string   { return "volname/" + t + "/" + name }
 func keyHost(name string) string            { return "host/" + name }
 func keySubsystem(nqn string) string        { return "subsystem/" + nqn }
+func keyTenantVolumes(name string) string   { return "tenantvol/" + name }
 func keyTenantSub(t, nqn string) string     { return "tenantsub/" + t + "/" + nqn }
 func keyAttached(volume uuid.UUID) string   { return "attached/" + volume.String() }
 func keyReservation(v uuid.UUID) string     { return "reservation/" + v.String() }

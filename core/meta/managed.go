@@ -24,6 +24,7 @@ type DesiredVolume struct {
 	Bytes      int64
 	BlockBytes int
 	Durability Durability
+	Group      string
 	Managed    Managed
 }
 
@@ -146,10 +147,10 @@ func (a *applier) tenant(t Tenant) {
 	if created {
 		_, err = a.m.CreateTenant(a.ctx, t)
 	} else if err == nil {
-		err = a.m.setTenant(a.ctx, t, true)
+		err = a.m.setTenant(a.ctx, t)
 	}
 	_ = t.check()
-	a.outcome(what, place(t.Managed), created, old.Policy != t.Policy || old.Managed == nil, err)
+	a.outcome(what, place(t.Managed), created, !old.sameAs(t) || old.Managed == nil, err)
 }
 
 func (a *applier) host(h Host) {
@@ -170,7 +171,7 @@ func (a *applier) volume(d DesiredVolume) {
 	if a.err != nil {
 		return
 	}
-	want := Volume{Name: d.Name, Tenant: d.Tenant, Bytes: d.Bytes, BlockBytes: d.BlockBytes, Durability: d.Durability, Managed: &d.Managed}
+	want := Volume{Name: d.Name, Tenant: d.Tenant, Bytes: d.Bytes, BlockBytes: d.BlockBytes, Durability: d.Durability, Group: d.Group, Managed: &d.Managed}
 	err := want.check()
 	what := "volume " + want.String()
 	a.keep[what] = true
@@ -190,7 +191,8 @@ func (a *applier) volume(d DesiredVolume) {
 	}
 	var refused error
 	next, err := a.m.changeVolume(a.ctx, old.ID, false, func(x *txn, v *Volume) error {
-		v.Managed, v.Durability = want.Managed, want.Durability
+		v.Managed, v.Group = want.Managed, want.Group
+		v.setDurability(want.Durability)
 		refused = nil
 		switch {
 		case v.BlockBytes != want.BlockBytes:
@@ -205,7 +207,7 @@ func (a *applier) volume(d DesiredVolume) {
 	if err == nil {
 		err = refused
 	}
-	changed := next.Bytes != old.Bytes || next.Durability != old.Durability || old.Managed == nil
+	changed := next.Bytes != old.Bytes || next.Durability != old.Durability || next.Group != old.Group || old.Managed == nil
 	a.outcome(what, d.Managed, false, changed, err)
 }
 
@@ -333,7 +335,7 @@ func (a *applier) release() error {
 	for _, t := range tenants {
 		if what := "tenant " + t.Name; gone(what, t.Managed) {
 			t.Managed = nil
-			if err := done(what, a.m.setTenant(a.ctx, t, true)); err != nil {
+			if err := done(what, a.m.setTenant(a.ctx, t)); err != nil {
 				return err
 			}
 		}

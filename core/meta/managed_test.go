@@ -68,9 +68,10 @@ func TestManagedIsRefused(t *testing.T) {
 	v, err := w.FindVolume(w.ctx, "", "db")
 	w.must(err)
 	_, resize := w.ResizeVolume(w.ctx, v.ID, meta.Resize{Bytes: 2 * gib})
+	_, policyErr := w.UpdateTenant(w.ctx, "acme", func(t *meta.Tenant) { t.Policy = "inherit" })
 	_, durability := w.SetDurability(w.ctx, v.ID, meta.Volatile)
 	for line, errs := range map[int][]error{
-		1: {w.SetTenantPolicy(w.ctx, "acme", "inherit"), w.DeleteTenant(w.ctx, "acme")},
+		1: {policyErr, w.DeleteTenant(w.ctx, "acme")},
 		2: {w.DeleteHost(w.ctx, "web-1")},
 		3: {resize, durability, w.DeleteVolume(w.ctx, v.ID)},
 		5: {w.AllowHost(w.ctx, nqn, hostA.Name), w.SetAllowAnyHost(w.ctx, nqn, true), w.DeleteSubsystem(w.ctx, nqn)},

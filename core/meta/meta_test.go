@@ -252,7 +252,8 @@ func TestTenants(t *testing.T) {
 	w.must(err)
 	_, err = w.CreateTenant(w.ctx, meta.Tenant{Name: "acme", Policy: "balance"})
 	w.is(err, meta.ErrExists)
-	w.must(w.SetTenantPolicy(w.ctx, "acme", "balance"))
+	_, err = w.UpdateTenant(w.ctx, "acme", func(t *meta.Tenant) { t.Policy = "balance" })
+	w.must(err)
 	v, err := w.CreateVolume(w.ctx, meta.Volume{Name: "db", Tenant: "acme", Bytes: gib})
 	w.must(err)
 	w.volume("db", gib) // the same name for another tenant

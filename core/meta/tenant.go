@@ -17,11 +17,21 @@ const DefaultPolicy = "inherit"
 
 // Tenant owns volumes and subsystems.
 type Tenant struct {
-	Name    string   `json:"name"`
-	Policy  string   `json:"policy"` // name of the path policy
-	Managed *Managed `json:"managed,omitempty"`
+	Name   string `json:"name"`
+	Policy string `json:"policy"` // name of the path policy
+	// Of its volumes, however much of them is used. 0: no limit. A quota below what there is keeps
+	// new volumes and growth out, nothing else.
+	QuotaBytes   int64    `json:"quota_bytes,omitempty"`
+	QuotaVolumes int      `json:"quota_volumes,omitempty"`
+	Managed      *Managed `json:"managed,omitempty"`
 	// Closing keeps new objects out while DeleteTenant looks for old ones.
 	Closing bool `json:"closing,omitempty"`
+}
+
+// TenantVolumes is the sum of a tenant's volumes.
+type TenantVolumes struct {
+	Volumes int   `json:"volumes"`
+	Bytes   int64 `json:"bytes"`
 }
 
 func (t *Tenant) check() error {
@@ -31,10 +41,18 @@ func (t *Tenant) check() error {
 	if err := checkName("tenant", t.Name); err != nil {
 		return err
 	}
+	if t.QuotaBytes < 0 || t.QuotaVolumes < 0 {
+		return invalid("quota", "not below 0, which is none; it is %d bytes and %d volumes", t.QuotaBytes, t.QuotaVolumes)
+	}
 	return checkName("policy", t.Policy)
 }
 
-// CreateTenant makes a tenant. If one of that name and policy exists, it is returned.
+// sameAs says whether a tenant is set as t is.
+func (t Tenant) sameAs(o Tenant) bool {
+	return t.Policy == o.Policy && t.QuotaBytes == o.QuotaBytes && t.QuotaVolumes == o.QuotaVolumes
+}
+
+// CreateTenant makes a tenant. If one of that name, policy and quota exists, it is returned.
 func (m *Meta) CreateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 	if err := t.check(); err != nil {
 		return t, err
@@ -49,8 +67,8 @@ func (m *Meta) CreateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 			return nil
 		case err != nil:
 			return err
-		case old.Policy != t.Policy:
-			return fmt.Errorf("tenant %s with another policy: %w", t.Name, ErrExists)
+		case !old.sameAs(t):
+			return fmt.Errorf("tenant %s with another policy or quota: %w", t.Name, ErrExists)
 		}
 		out = old
 		return nil
@@ -85,37 +103,92 @@ func (m *Meta) Tenants(ctx context.Context) ([]Tenant, error) {
 	return list[Tenant](ctx, m, "tenant/")
 }
 
-// SetTenantPolicy changes the path policy of a tenant.
-func (m *Meta) SetTenantPolicy(ctx context.Context, name, policy string) error {
-	return m.setTenant(ctx, Tenant{Name: name, Policy: policy}, false)
+// UpdateTenant changes the policy and the quotas of a tenant; fn gets a copy to change.
+func (m *Meta) UpdateTenant(ctx context.Context, name string, fn func(*Tenant)) (Tenant, error) {
+	return m.changeTenant(ctx, name, false, fn)
 }
 
-// setTenant updates a tenant; with apply, on behalf of the configuration file.
-func (m *Meta) setTenant(ctx context.Context, t Tenant, apply bool) error {
-	if err := t.check(); err != nil {
-		return err
-	}
-	return m.retry(ctx, func(x *txn) error {
-		old, rev, err := load[Tenant](ctx, m, keyTenant(t.Name))
+// setTenant updates a tenant on behalf of the configuration file.
+func (m *Meta) setTenant(ctx context.Context, t Tenant) error {
+	_, err := m.changeTenant(ctx, t.Name, true, func(next *Tenant) {
+		next.Policy, next.QuotaBytes, next.QuotaVolumes, next.Managed, next.Closing = t.Policy, t.QuotaBytes, t.QuotaVolumes, t.Managed, false
+	})
+	return err
+}
+
+func (m *Meta) changeTenant(ctx context.Context, name string, apply bool, fn func(*Tenant)) (Tenant, error) {
+	var out Tenant
+	err := m.retry(ctx, func(x *txn) error {
+		old, rev, err := load[Tenant](ctx, m, keyTenant(name))
 		if err != nil {
-			return fmt.Errorf("tenant %s: %w", t.Name, err)
+			return fmt.Errorf("tenant %s: %w", name, err)
 		}
 		next := old
-		next.Policy = t.Policy
-		if apply {
-			next.Managed, next.Closing = t.Managed, false
+		fn(&next)
+		if err := next.check(); err != nil {
+			return err
 		}
+		out = next
 		if same(next, old) {
 			return nil
 		}
 		if !apply {
-			if err := refuseManaged("tenant "+t.Name, old.Managed); err != nil {
+			if err := refuseManaged("tenant "+name, old.Managed); err != nil {
 				return err
 			}
 		}
-		x.update(keyTenant(t.Name), rev, next)
+		x.update(keyTenant(name), rev, next)
 		return nil
 	})
+	return out, err
+}
+
+// charge books, as part of x, what a tenant's volumes become more or, below 0, less. More is
+// refused above the quota.
+func (m *Meta) charge(ctx context.Context, x *txn, name string, volumes int, bytes int64) error {
+	t, rev, err := load[Tenant](ctx, m, keyTenant(name))
+	if err != nil {
+		return fmt.Errorf("tenant %s: %w", name, err)
+	}
+	x.at(keyTenant(name), rev)
+	has, rev, err := m.tenantVolumes(ctx, name)
+	if err != nil {
+		return err
+	}
+	if n := has.Volumes + volumes; volumes > 0 && t.QuotaVolumes > 0 && n > t.QuotaVolumes {
+		return invalid("tenant", "one with room: %s has %d volumes, and its quota is %d", name, has.Volumes, t.QuotaVolumes)
+	}
+	if n := has.Bytes + bytes; bytes > 0 && t.QuotaBytes > 0 && n > t.QuotaBytes {
+		return invalid("size", "at most %d bytes more: the volumes of tenant %s have %d bytes, and its quota is %d; it is %d more",
+			max(0, t.QuotaBytes-has.Bytes), name, has.Bytes, t.QuotaBytes, bytes)
+	}
+	x.update(keyTenantVolumes(name), rev, TenantVolumes{has.Volumes + volumes, has.Bytes + bytes})
+	return nil
+}
+
+// TenantVolumes returns the sum of a tenant's volumes.
+func (m *Meta) TenantVolumes(ctx context.Context, name string) (TenantVolumes, error) {
+	has, _, err := m.tenantVolumes(ctx, name)
+	return has, err
+}
+
+// tenantVolumes reads the sum, or makes it where there is none: in what a version left that did not
+// count. Revision 0 stands for that.
+func (m *Meta) tenantVolumes(ctx context.Context, name string) (has TenantVolumes, rev store.Revision, err error) {
+	if has, rev, err = load[TenantVolumes](ctx, m, keyTenantVolumes(name)); !isNotFound(err) {
+		return has, rev, err
+	}
+	vols, err := m.Volumes(ctx)
+	if err != nil {
+		return has, 0, err
+	}
+	for _, v := range vols {
+		if v.Tenant == name && v.State == VolumeActive {
+			has.Volumes++
+			has.Bytes += v.Bytes
+		}
+	}
+	return has, 0, nil
 }
 
 // DeleteTenant removes a tenant that owns nothing. Deleting a missing one is no error.
@@ -162,6 +235,7 @@ func (m *Meta) DeleteTenant(ctx context.Context, name string) error {
 			return fmt.Errorf("tenant %s was created again: %w", name, ErrConflict)
 		}
 		x.remove(keyTenant(name), rev)
+		x.Delete = append(x.Delete, keyTenantVolumes(name)) // nobody charges a tenant that is closing
 		return nil
 	})
 }

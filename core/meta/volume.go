@@ -46,6 +46,7 @@ type Volume struct {
 	Bytes      int64       `json:"bytes"`       // a multiple of VolumeGrain
 	BlockBytes int         `json:"block_bytes"` // logical block, 512 or 4096; fixed
 	Durability Durability  `json:"durability"`
+	Group      string      `json:"group,omitempty"` // namespace group within the tenant; "": none
 	Replicas   int         `json:"replicas"`
 	State      VolumeState `json:"state"`
 	Created    time.Time   `json:"created"`
@@ -53,11 +54,17 @@ type Volume struct {
 	// Trim is the size to which a shrink still has to cut what the stores hold, or
 	// -1; the volume cannot grow before FinishShrink.
 	Trim int64 `json:"trim"`
+	// Hardening says that the volume was volatile, and that what was acknowledged then may not be
+	// durable yet; until FinishHardening.
+	Hardening bool `json:"hardening,omitempty"`
 	// Losses counts how often unflushed writes may have been lost on all replicas.
 	Losses uint64 `json:"losses,omitempty"`
 	// EpochBase is above every path epoch of a former attachment.
 	EpochBase PathEpoch `json:"epoch_base,omitempty"`
 }
+
+// IsVolatile says whether what was acknowledged may not be durable.
+func (v Volume) IsVolatile() bool { return v.Durability == Volatile || v.Hardening }
 
 // NGUID is the namespace's globally unique identifier, derived from the volume's ID. Base 4.5
 func (v Volume) NGUID() [16]byte { return v.ID }
@@ -98,6 +105,9 @@ func (v *Volume) check() error {
 	if err := checkVolumeBytes(v.Bytes); err != nil {
 		return err
 	}
+	if err := checkGroup(v.Group); err != nil {
+		return err
+	}
 	if v.BlockBytes != 512 && v.BlockBytes != 4096 {
 		return invalid("block size", "512 or 4096 bytes; it is %d", v.BlockBytes)
 	}
@@ -126,6 +136,13 @@ func (m *Meta) checkReplicas(ctx context.Context, n int) (int, error) {
 		return n, invalid("replicas", "1 to %d, since no two are on one node; it is %d", limit, n)
 	}
 	return n, nil
+}
+
+func checkGroup(g string) error {
+	if g == "" {
+		return nil
+	}
+	return checkName("namespace group", g)
 }
 
 func checkVolumeBytes(n int64) error {
@@ -179,6 +196,9 @@ func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
 		}
 		if _, _, err := load[Volume](ctx, m, keyVolume(v.ID)); !isNotFound(err) {
 			return errors.Join(fmt.Errorf("volume ID %s: %w", v.ID, ErrExists), err)
+		}
+		if err := m.charge(ctx, x, v.Tenant, 1, v.Bytes); err != nil {
+			return err
 		}
 		x.Optional = true
 		x.create(keyVolumeName(v.Tenant, v.Name), v.ID)
@@ -238,6 +258,11 @@ func (m *Meta) changeVolume(ctx context.Context, id uuid.UUID, cli bool, fn func
 		}
 		if cli && next.Bytes >= old.Bytes { // no file shrinks a volume: that is for the CLI alone
 			if err := refuseManaged("volume "+old.String(), old.Managed); err != nil {
+				return err
+			}
+		}
+		if next.Bytes != old.Bytes {
+			if err := m.charge(ctx, x, next.Tenant, 0, next.Bytes-old.Bytes); err != nil {
 				return err
 			}
 		}
@@ -304,7 +329,21 @@ func (m *Meta) SetDurability(ctx context.Context, id uuid.UUID, d Durability) (V
 	if err := checkDurability(d); err != nil {
 		return Volume{}, err
 	}
-	return m.changeVolume(ctx, id, true, func(_ *txn, v *Volume) error { v.Durability = d; return nil })
+	return m.changeVolume(ctx, id, true, func(_ *txn, v *Volume) error { v.setDurability(d); return nil })
+}
+
+func (v *Volume) setDurability(d Durability) {
+	v.Hardening = d == Sync && (v.Hardening || v.Durability == Volatile)
+	v.Durability = d
+}
+
+// FinishHardening says that everything acknowledged on a volume is durable, which was volatile before.
+func (m *Meta) FinishHardening(ctx context.Context, id uuid.UUID) error {
+	_, err := m.changeVolume(ctx, id, false, func(_ *txn, v *Volume) error {
+		v.Hardening = v.Hardening && v.Durability != Sync
+		return nil
+	})
+	return err
 }
 
 // SetReplicas changes how many replicas a volume is to have; the owner brings its extents
@@ -315,6 +354,14 @@ func (m *Meta) SetReplicas(ctx context.Context, id uuid.UUID, n int) (Volume, er
 		return Volume{}, err
 	}
 	return m.changeVolume(ctx, id, true, func(_ *txn, v *Volume) error { v.Replicas = n; return nil })
+}
+
+// SetGroup puts a volume into a namespace group of its tenant, or, with "", into none.
+func (m *Meta) SetGroup(ctx context.Context, id uuid.UUID, group string) (Volume, error) {
+	if err := checkGroup(group); err != nil {
+		return Volume{}, err
+	}
+	return m.changeVolume(ctx, id, true, func(_ *txn, v *Volume) error { v.Group = group; return nil })
 }
 
 // RecordLoss notes that unflushed writes of a volume may be gone on all replicas.
@@ -387,6 +434,9 @@ func (m *Meta) DeleteVolume(ctx context.Context, id uuid.UUID) error {
 		kv, err := m.st.Get(ctx, keyVolumeName(v.Tenant, v.Name))
 		if err != nil {
 			return fmt.Errorf("read the name of volume %s: %w", v, err)
+		}
+		if err := m.charge(ctx, x, v.Tenant, -1, -v.Bytes); err != nil {
+			return err
 		}
 		v.State = VolumeDeleting
 		x.at(keyAttached(id), 0)

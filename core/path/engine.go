@@ -355,7 +355,7 @@ func (e *Engine) Nudge() {
 // Run reconciles whenever Meta hints at a reason, until ctx ends: at once after most,
 // after a while when hosts connect or leave.
 func (e *Engine) Run(ctx context.Context) {
-	hints := e.meta.Watch(ctx, meta.TopicAccessPoints, meta.TopicSessions, meta.TopicNamespaces, meta.TopicSubsystems, meta.TopicTenants,
+	hints := e.meta.Watch(ctx, meta.TopicAccessPoints, meta.TopicSessions, meta.TopicNamespaces, meta.TopicSubsystems, meta.TopicTenants, meta.TopicVolumes,
 		meta.TopicAssociations)
 	due := time.NewTimer(0)
 	defer due.Stop()

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/sdk/policy"
 	"github.com/mooring-io/mooring/sdk/proto"
@@ -21,6 +23,7 @@ type snapshot struct {
 	namespaces map[string][]meta.Namespace    // by NQN
 	hosts      map[string][]meta.Associations // of connected hosts, by NQN
 	paths      map[meta.PathKey]meta.Path     // of all hosts
+	groups     map[uuid.UUID]string           // namespace groups, by volume
 	keys       map[pairKey]meta.PathKey       // of what was asked for; made by request
 }
 
@@ -79,6 +82,16 @@ func (e *Engine) all(ctx context.Context) (*snapshot, error) {
 	}
 	for _, n := range namespaces {
 		s.namespaces[n.Subsystem] = append(s.namespaces[n.Subsystem], n)
+	}
+	volumes, err := e.meta.Volumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.groups = map[uuid.UUID]string{}
+	for _, v := range volumes {
+		if v.Group != "" {
+			s.groups[v.ID] = v.Tenant + "/" + v.Group
+		}
 	}
 	paths, err := e.meta.Paths(ctx)
 	for _, p := range paths {
@@ -146,7 +159,7 @@ func (s *snapshot) request(name string, rebalance bool) *policy.Request {
 	for nqn, sub := range s.subsystems {
 		mine := s.policyOf[sub.Tenant] == name
 		for _, n := range s.namespaces[nqn] {
-			ns := &policy.Namespace{Key: namespaceKey(nqn, n.NSID), Subsystem: nqn, Tenant: sub.Tenant, Weight: 1}
+			ns := &policy.Namespace{Key: namespaceKey(nqn, n.NSID), Subsystem: nqn, Tenant: sub.Tenant, Group: s.groups[n.Volume], Weight: 1}
 			seen := false
 			for _, a := range s.hosts[nqn] {
 				if !n.VisibleHost(a.Host.Name) {

@@ -68,7 +68,8 @@ func TestMisbehavingPolicies(t *testing.T) {
 	before, err := m.HostPaths(ctx, nqn, host)
 	must(err)
 	for i, name := range []string{"hangs", "exits", "panics", "lies"} {
-		must(m.SetTenantPolicy(ctx, meta.DefaultTenant, name))
+		_, err := m.UpdateTenant(ctx, meta.DefaultTenant, func(t *meta.Tenant) { t.Policy = name })
+		must(err)
 		attach("late-" + name)
 		if err := e.Reconcile(ctx); err == nil {
 			t.Errorf("%s: nobody is told", name)

@@ -64,7 +64,7 @@ func (v *volumes) step(ctx context.Context, random *rand.Rand) error {
 		return v.do(ctx, name, next, "POST", "/v1/volumes", admin.VolumeCreate{Name: name, Size: next.size, Durability: next.durability})
 	case random.IntN(2) == 0:
 		next.size += int64(1+random.IntN(50)) << 20
-		return v.do(ctx, name, next, "PATCH", volumePath(name), admin.VolumeResize{Size: next.size})
+		return v.do(ctx, name, next, "PATCH", volumePath(name), admin.VolumeSet{Size: next.size})
 	case now.nsid == 0 && random.IntN(2) == 0:
 		return v.do(ctx, name, volume{}, "DELETE", volumePath(name), nil)
 	case now.nsid == 0:

@@ -86,7 +86,8 @@ type agent struct {
 	background sync.WaitGroup
 	failed     chan error // something that the node cannot live without has ended
 
-	reloading sync.Mutex // one reload at a time
+	reloading  sync.Mutex // one reload at a time
+	publishing sync.Mutex // one report of access points to Meta at a time
 
 	mu     sync.Mutex
 	cfg    *config.Config // guarded by mu: a reload replaces it

@@ -154,6 +154,10 @@ func (a *agent) Reload(ctx context.Context) (admin.ReloadReport, error) {
 	a.mu.Lock()
 	a.cfg = c
 	a.mu.Unlock()
+	// What was published while plugins changed was of the former file.
+	if err := a.publishOnce(ctx); err != nil {
+		r.NotApplied = append(r.NotApplied, fmt.Sprintf("hosts are not told of changed listeners yet: %v", err))
+	}
 	for _, s := range r.NotApplied {
 		a.log.Warn("not applied by the reload", "what", s)
 	}

@@ -179,7 +179,10 @@ func (a *agent) publish(ctx context.Context) {
 	}
 }
 
+// publishOnce is serialized, so that the last one says how it is.
 func (a *agent) publishOnce(ctx context.Context) error {
+	a.publishing.Lock()
+	defer a.publishing.Unlock()
 	var points []meta.AccessPoint
 	for _, l := range a.Listeners() {
 		p := meta.AccessPoint{ID: l.ID, URL: l.URL, Up: l.State == "up"}
@@ -206,6 +209,9 @@ func (a *agent) reloadPlugins(ctx context.Context, old, c *config.Config, r *adm
 				r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
 			} else {
 				r.Applied = append(r.Applied, "plugin "+p.Name+" started")
+				if st, err := a.plugins.Status(p.Name); err == nil {
+					notListening(p, st.Listeners, nil, r)
+				}
 			}
 			continue
 		}
@@ -223,18 +229,24 @@ func (a *agent) reloadPlugins(ctx context.Context, old, c *config.Config, r *adm
 	}
 }
 
+// notListening reports the listeners of a plugin that are not up, besides err, and whether there is anything to report.
+func notListening(p *config.Plugin, states []*proto.ListenerState, err error, r *admin.ReloadReport) bool {
+	for _, s := range states {
+		if s.Error != "" {
+			err = errors.Join(err, errors.New(s.Error+listenHint(s.Error)))
+		}
+	}
+	if err != nil {
+		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
+	}
+	return err != nil
+}
+
 // reloadPlugin changes a running plugin to what p says, and p to what runs where that has to wait.
 func (a *agent) reloadPlugin(ctx context.Context, old config.Plugin, p *config.Plugin, st supervisor.Status, r *admin.ReloadReport) {
 	if !a.listensAt(st, p.Listen) {
 		states, err := a.plugins.SetListeners(ctx, p.Name, a.listenersOf(*p))
-		for _, s := range states {
-			if s.Error != "" {
-				err = errors.Join(err, errors.New(s.Error+listenHint(s.Error)))
-			}
-		}
-		if err != nil {
-			r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
-		} else {
+		if !notListening(p, states, err, r) {
 			r.Applied = append(r.Applied, "plugin "+p.Name+" listens as the file says")
 		}
 	}

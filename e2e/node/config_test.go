@@ -131,6 +131,40 @@ func TestReload(t *testing.T) {
 	reload(0)
 }
 
+// What a reload lets listen is an access point when the reload is over: a host that comes there has
+// its path there. What it cannot let listen, it says.
+func TestReloadedListeners(t *testing.T) {
+	first, second, third := freePort(t), freePort(t), freePort(t)
+	f := newFile(t, first)
+	f.write(t)
+	a := start(t, 0, "-config", f.path)
+	f.plugin = listenAt(first, second)
+	volumes := f.volumes
+	f.volumes += fmt.Sprintf("plugin \"frontend-iscsi\" {\n listen = [\"iscsi://%s\"]\n}\n", third)
+	f.write(t)
+	if out, err := a.mooring("agent", "reload"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	a.addresses = []string{second}
+	if s := a.way(0).state(); s != nvme.ANAOptimized {
+		t.Errorf("the path of a host that only knows the new listener is %v there", s)
+	}
+	if out, err := a.mooring("path", "simulate", "-down", "iscsi://"+third); err != nil {
+		t.Errorf("the new plugin's listener is no access point: %v\n%s", err, out)
+	}
+
+	f.volumes = volumes
+	f.write(t)
+	if out, err := a.mooring("agent", "reload"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	f.volumes += fmt.Sprintf("plugin \"frontend-iscsi\" {\n listen = [\"nvme-tcp://%s\"]\n}\n", third)
+	f.write(t)
+	if out, err := a.mooring("agent", "reload"); err == nil || !strings.Contains(out, "iscsi://ADDRESS:PORT") {
+		t.Errorf("a listener of a new plugin is not up, and the reload says\n%s", out)
+	}
+}
+
 // mooring runs a command of the CLI at this agent.
 func (a *agent) mooring(args ...string) (string, error) {
 	out, err := exec.Command(filepath.Join(programs, "mooring"), append([]string{"-socket", a.socket}, args...)...).CombinedOutput()

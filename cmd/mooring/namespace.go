@@ -38,7 +38,7 @@ func namespaceAttach(g *globals) *cobra.Command {
 	}
 	c.Flags().StringVar(&in.Volume, "volume", "", "the volume's `name` (required)")
 	tenantFlag(c, &tenant)
-	c.Flags().Uint32Var(&in.NSID, "nsid", 0, "namespace `ID`; 0 takes the lowest free one")
+	c.Flags().Uint32Var(&in.NSID, "nsid", 0, "namespace `ID`; 0 takes the next one that is free")
 	c.Flags().StringSliceVar(&in.VisibleTo, "visible-to", nil, "host `NQNs` that see it; without, every allowed host")
 	return c
 }

@@ -114,7 +114,7 @@ type Namespace struct {
 // NamespaceAttach asks for a volume to become a namespace.
 type NamespaceAttach struct {
 	Volume    string   `json:"volume"`
-	NSID      uint32   `json:"nsid,omitempty"` // 0: the lowest free one
+	NSID      uint32   `json:"nsid,omitempty"` // 0: the next one that is free
 	VisibleTo []string `json:"visible_to,omitempty"`
 }
 

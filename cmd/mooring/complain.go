@@ -35,7 +35,7 @@ func complain(w io.Writer, c *cobra.Command, err error, asJSON bool) {
 	case p.Exit == exitDegraded:
 		p.Kind = "degraded"
 	}
-	p.Fix = fix(c, p.Kind)
+	p.Fix = fix(c, p.Kind, p.Error)
 	if asJSON {
 		_ = json.NewEncoder(w).Encode(p) // nobody is left to tell
 		return
@@ -47,13 +47,18 @@ func complain(w io.Writer, c *cobra.Command, err error, asJSON bool) {
 }
 
 // fix says what to do about an error of this kind, unless its text does.
-func fix(c *cobra.Command, kind string) string {
+func fix(c *cobra.Command, kind, text string) string {
 	switch kind {
 	case "usage", admin.KindInvalid:
 		return c.CommandPath() + " -help"
 	case admin.KindNotFound:
-		if parent := c.Parent(); parent != nil {
-			for _, sister := range parent.Commands() {
+		// What does not exist may be of another kind than what the command is about.
+		object, _, _ := strings.Cut(text, " ")
+		for _, group := range append(c.Root().Commands(), c.Parent()) {
+			if group == nil || group.Name() != object && group != c.Parent() {
+				continue
+			}
+			for _, sister := range group.Commands() {
 				if sister.Name() == "list" {
 					return sister.CommandPath() + " shows those there are"
 				}

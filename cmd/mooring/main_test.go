@@ -56,6 +56,7 @@ func TestComplaints(t *testing.T) {
 		text, fix string
 	}{
 		{[]string{"volume", "show", "a", "-o", "json", "-socket", fakeAgent(t, admin.KindNotFound)}, "not_found", exitNotFound, "no", "mooring volume list"},
+		{[]string{"host", "allow", "a", "b", "-o", "json", "-socket", fakeAgent(t, admin.KindNotFound)}, "not_found", exitNotFound, "no", "mooring host list"},
 		{[]string{"volume", "delete", "a", "-o=json", "-socket", fakeAgent(t, admin.KindInUse)}, "in_use", exitConflict, "no", "detach"},
 		{[]string{"-o", "json", "volume", "list", "-nope"}, "usage", exitUsage, "nope", "mooring volume list -help"},
 		{[]string{"volume", "show", "--output", "json"}, "usage", exitUsage, "accepts 1 arg", "mooring volume show -help"},

@@ -419,10 +419,10 @@ func (r *run) result() *Result {
 		Write:  figures(&r.writes, r.cfg.BlockBytes, r.elapsed),
 		Errors: r.failed, ErrorCounts: r.errors,
 		Verified: r.verified, VerifyErrors: r.wrong, Mismatches: r.mismatches,
-		TargetCPU: r.cpu.Seconds(), HostCPU: r.own.Seconds(),
+		TargetCPU: max(0, r.cpu).Seconds(), HostCPU: r.own.Seconds(),
 	}
 	if total.count > 0 {
-		res.TargetPerIO = r.cpu.Seconds() * 1e6 / float64(total.count)
+		res.TargetPerIO = res.TargetCPU * 1e6 / float64(total.count)
 	}
 	return res
 }

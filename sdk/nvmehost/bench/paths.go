@@ -83,7 +83,7 @@ func runPaths(ctx context.Context, cfg Config, targets []Target) (*Result, error
 	cpu, own := -cpuOf(cfg.PIDs), -ownCPU()
 	r.work(ctx)
 	res := r.result()
-	res.TargetCPU, res.HostCPU = (cpu + cpuOf(cfg.PIDs)).Seconds(), (own + ownCPU()).Seconds()
+	res.TargetCPU, res.HostCPU = max(0, cpu+cpuOf(cfg.PIDs)).Seconds(), (own + ownCPU()).Seconds()
 	if res.Total.IOs > 0 {
 		res.TargetPerIO = res.TargetCPU * 1e6 / float64(res.Total.IOs)
 	}

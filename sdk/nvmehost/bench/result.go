@@ -29,7 +29,7 @@ type Result struct {
 	Verified     uint64            `json:"verified"`         // blocks whose content was checked
 	VerifyErrors uint64            `json:"verify_errors"`    // of these, wrong ones
 	Mismatches   []string          `json:"mismatches"`       // the first of these
-	TargetCPU    float64           `json:"target_cpu_s"`     // user and system, of Config.PIDs
+	TargetCPU    float64           `json:"target_cpu_s"`     // user and system, of Config.PIDs; less by those that ended meanwhile
 	TargetPerIO  float64           `json:"target_cpu_us_io"` // microseconds per I/O
 	HostCPU      float64           `json:"host_cpu_s"`       // of this process
 	PathChanges  []PathChange      `json:"path_changes,omitempty"`

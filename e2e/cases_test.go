@@ -42,6 +42,12 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestOpenISCSI is Linux's own iSCSI initiator: discovery, CHAP, digests, a file system, and I/O over the death of our
+// processes.
+func TestOpenISCSI(t *testing.T) {
+	run(t, guestCase{script: "open-iscsi.sh", target: "mooring"})
+}
+
 // TestMultipath has a host at two access points of one node, between which its path moves.
 func TestMultipath(t *testing.T) {
 	run(t, guestCase{script: "multipath.sh", target: "mooring"})

@@ -1,5 +1,5 @@
 // Package e2e tests the built binaries as a Linux machine sees them: it boots Debian's kernel in QEMU with the agent
-// inside and uses the kernel's own NVMe/TCP host, nvme-cli, fio and ext4 on it.
+// inside and uses the kernel's own NVMe/TCP host and iSCSI initiator, nvme-cli, open-iscsi, fio and ext4 on it.
 //
 // The cases are shell scripts in testdata, run in the guest; the tests here (build tag e2e) boot them and judge what
 // they leave in the results folder. Package rig owns the machines, program ackwrite knows what was acknowledged when

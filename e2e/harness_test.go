@@ -28,9 +28,10 @@ const (
 var image = rig.Image{
 	Programs: []string{
 		"nvme", "fio", "mkfs.ext4", "fsck.ext4", "blkdiscard", "blockdev", "ip", "dd", "cmp", "stat", "truncate",
+		"iscsid", "iscsiadm",
 	},
 	Modules: []string{
-		"crc32c_generic", "crc32c_intel", "ext4", "nvme_tcp", "nvmet_tcp", "configfs",
+		"crc32c_generic", "crc32c_intel", "ext4", "nvme_tcp", "nvmet_tcp", "configfs", "sd_mod", "iscsi_tcp",
 	},
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/mooring-io/mooring/core/extent"
-	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
 
@@ -25,28 +24,41 @@ const controlWorkers = 8
 
 // Lease is Meta's word that this core may drive one extent.
 type Lease struct {
-	Allocated  bool // false: never written; the other fields mean nothing
+	Allocated  bool // false: never written; Generation and Set mean something to Allocate only
 	Generation extent.Generation
-	Store      uuid.UUID // the store that holds the replica on this node
+	Set        []extent.Member
+	Suspect    []uuid.UUID // members that may lack acknowledged data
+}
+
+// SetChange is a change of an extent's replica set.
+type SetChange struct {
+	Index      uint32
+	Generation extent.Generation // as we know it
+	Set        []extent.Member   // as we know it
+	Next       []extent.Member
+	// Joined are the members of Next that were copied and flushed: the caller vouches that they
+	// hold all acknowledged data, as those of Set do.
+	Joined []extent.Member
 }
 
 // Meta is what Access asks of the metadata layer. Calls may block; they are made
 // on control goroutines, never on the reactor.
 type Meta interface {
-	// Leases takes or renews the leases of all extents of a volume for this core's
-	// Meta session and returns them by extent index. It may return fewer than the
+	// Leases makes this core's Meta session the owner of a volume, or confirms that it is, and
+	// returns the leases of its extents by index. It may return fewer than the
 	// volume has; the rest are not allocated.
 	Leases(ctx context.Context, volume uuid.UUID) ([]Lease, error)
-	// Allocate places an extent on one of this node's stores and takes its lease. It
+	// Lease returns one of them as it is now; meta.ErrConflict: somebody else owns the volume.
+	Lease(ctx context.Context, volume uuid.UUID, index uint32) (Lease, error)
+	// Allocate places an extent, not on the stores to avoid if that can be. It
 	// is not there for anybody, nor Allocated in the lease, before Confirm.
-	Allocate(ctx context.Context, volume uuid.UUID, index uint32) (Lease, error)
-	// Confirm says that the extent that Allocate placed at generation g exists, sealed
-	// at g+1. Until it returns, whoever comes after takes the extent for not allocated.
-	Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation) error
-	// Replace puts a store in the place of an extent's only one; the caller vouches that it
-	// holds all acknowledged data. It returns the new generation. An error that Is
-	// meta.ErrConflict says that nothing was changed; after any other the call is repeated.
-	Replace(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation, by extent.Member) (extent.Generation, error)
+	Allocate(ctx context.Context, volume uuid.UUID, index uint32, avoid []uuid.UUID) (Lease, error)
+	// Confirm says that the replicas of the extent that Allocate placed at generation g exist on stores, sealed
+	// at g+1, and returns the set. Until then, whoever comes after takes the extent for not allocated.
+	Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation, stores []uuid.UUID) ([]extent.Member, error)
+	// ChangeSet commits a new set and returns its generation. An error that Is meta.ErrConflict says that nothing
+	// was changed by this call; after any other it may have been. The same call may be repeated.
+	ChangeSet(ctx context.Context, volume uuid.UUID, c SetChange) (extent.Generation, error)
 	// Free forgets the extents from index on; their generations are never used again.
 	Free(ctx context.Context, volume uuid.UUID, from uint32) error
 	// Behind notes extents of a volume of which a store here knows a higher generation than
@@ -92,18 +104,21 @@ type Access struct {
 	cancel       context.CancelFunc
 	opening      sync.Mutex // one Open or Close of a volume at a time
 
-	ioDone    func(*extent.IO)
-	wakeOp    func(*op) // wake
-	clients   map[*Client]struct{}
-	volumes   map[uuid.UUID]*Volume
-	stores    []*extent.Store
-	submitted bool // something went to a store since kick began
-	bounces   bounces
-	runq      opList              // to go on with in the next turn
-	held      opList              // waiting for the lease
-	doors     map[*grant]struct{} // where commands wait
-	ticking   bool
-	backlog   []func() // control work that found the channel full
+	ioDone     func(*extent.IO)
+	wakeOp     func(*op) // wake
+	clients    map[*Client]struct{}
+	volumes    map[uuid.UUID]*Volume
+	stores     []*extent.Store       // of this node
+	remote     map[uuid.UUID][]Store // by node
+	news       chan struct{}         // closed when a store has come
+	reachUntil int64                 // until when stores may be about to come, CLOCK_MONOTONIC ns
+	submitted  bool                  // something went to a store since kick began
+	bounces    bounces
+	runq       opList              // to go on with in the next turn
+	held       opList              // waiting for the lease
+	doors      map[*grant]struct{} // where commands wait
+	ticking    bool
+	backlog    []func() // control work that found the channel full
 }
 
 // New returns an Access on a reactor that is not running yet.
@@ -117,42 +132,95 @@ func New(o Options) *Access {
 	a := &Access{
 		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored, lossTold: o.LossTold,
 		work: make(chan func(), 1024), clients: map[*Client]struct{}{}, volumes: map[uuid.UUID]*Volume{}, doors: map[*grant]struct{}{},
-		bounces: bounces{limit: o.BounceBytes},
+		bounces: bounces{limit: o.BounceBytes}, remote: map[uuid.UUID][]Store{}, news: make(chan struct{}),
+		reachUntil: o.Reactor.clock.Monotonic() + int64(reachFor),
 	}
 	a.incarnation.Store(o.Incarnation << 16)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
-	a.ioDone = func(io *extent.IO) { io.User.(*op).ioDone(io) }
+	a.ioDone = func(io *extent.IO) { r := io.User.(*request); r.op.ioDone(r) }
 	a.wakeOp = a.wake
 	a.reactor.addSource(a)
 	a.reactor.kicks = append(a.reactor.kicks, a.kick)
 	for range controlWorkers {
 		a.workers.Go(a.control)
 	}
+	a.workers.Go(a.upkeep)
 	return a
 }
 
 // AddStore makes a store of this node usable, also for the volumes that are open.
 func (a *Access) AddStore(ctx context.Context, s *extent.Store) error {
-	id, _ := s.Identity()
 	return a.reactor.Do(ctx, func() {
 		a.stores = append(a.stores, s)
-		for _, v := range a.volumes {
-			for i := range v.extents {
-				if e := &v.extents[i]; e.state != extentAbsent && e.store == nil && e.storeID == id {
-					e.store = s
-				}
-			}
-			v.recount(nil)
-		}
+		a.arrived(s)
 	})
 }
+
+// arrived gives a store to the extents that miss it. They are sealed again before it is used: it may have been away.
+func (a *Access) arrived(s Store) {
+	id, _ := s.Identity()
+	for _, v := range a.volumes {
+		for i := range v.extents {
+			e := &v.extents[i]
+			for j := range e.set {
+				if r := &e.set[j]; r.store == nil && r.member.Store == id {
+					r.store = s
+					r.handle = handleOf(s, extent.ID{Volume: v.id, Index: uint32(i)})
+					if e.sealed = false; e.state == extentReady {
+						e.state = extentUnsealed
+					}
+				}
+			}
+		}
+		v.recount(nil)
+	}
+	close(a.news)
+	a.news = make(chan struct{})
+}
+
+// SetRemote says which stores of another node are in reach now, in place of those that were. Replicas on
+// those that are not any more are out of reach; what was under way there has failed, or will. Reactor.
+func (a *Access) SetRemote(node uuid.UUID, stores []Store) {
+	old := a.remote[node]
+	a.remote[node] = stores
+	for _, s := range old {
+		if !slices.Contains(stores, s) {
+			a.left(s)
+		}
+	}
+	for _, s := range stores {
+		if !slices.Contains(old, s) {
+			a.arrived(s)
+		}
+	}
+}
+
+// left takes a store that is out of reach from the extents.
+func (a *Access) left(s Store) {
+	for _, v := range a.volumes {
+		for i := range v.extents {
+			e := &v.extents[i]
+			for j := range e.set {
+				if e.set[j].store == s {
+					e.set[j].store, e.set[j].handle = nil, nil
+				}
+			}
+			if e.joiner != nil && e.joiner.store == s && e.joiner.failed == nil {
+				e.joiner.failed = errLeft
+			}
+		}
+		v.recount(nil)
+	}
+}
+
+var errLeft = errors.New("the store is out of reach")
 
 // RemoveStore forgets a store; no open volume may use it.
 func (a *Access) RemoveStore(ctx context.Context, s *extent.Store) error {
 	var err error
 	e := a.reactor.Do(ctx, func() {
 		for _, v := range a.volumes {
-			if slices.Contains(v.stores, s) {
+			if slices.Contains(v.stores, Store(s)) {
 				err = fmt.Errorf("volume %s has extents on it", v.name)
 				return
 			}
@@ -202,13 +270,15 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 	}
 	v = &Volume{
 		access: a, id: g.ID, name: g.Name, size: g.Size, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
-		extents: make([]extentSlot, a.extentsOf(g.Size)), hosts: map[Host]*hostState{},
+		extents: make([]extentSlot, a.extentsOf(g.Size)), hosts: map[Host]*hostState{}, regionBlocks: extent.RegionBlocks(uint32(a.extentBytes / blockBytes)),
 	}
 	var behind []uint32
 	if err := a.reactor.Do(ctx, func() {
 		for i, l := range leases {
 			if l.Allocated && i < len(v.extents) {
-				v.extents[i] = extentSlot{state: extentUnsealed, generation: l.Generation, storeID: l.Store, store: a.store(l.Store)}
+				v.extents[i] = l.slot()
+				a.attach(extent.ID{Volume: v.id, Index: uint32(i)}, v.extents[i].set)
+				v.replicated = v.replicated || len(l.Set) > 1
 			}
 		}
 		if a.metaRestored {
@@ -279,8 +349,8 @@ func (a *Access) CloseVolume(ctx context.Context, id uuid.UUID) error {
 
 // Delete removes everything the stores hold of a volume. The volume must be closed.
 func (a *Access) Delete(ctx context.Context, id uuid.UUID) error {
-	var stores []*extent.Store
-	if err := a.reactor.Do(ctx, func() { stores = append(stores, a.stores...) }); err != nil {
+	var stores []Store
+	if err := a.reactor.Do(ctx, func() { stores = a.everywhere() }); err != nil {
 		return err
 	}
 	for _, s := range stores {
@@ -291,17 +361,18 @@ func (a *Access) Delete(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// Flush makes all that was acknowledged on every store durable.
+// Flush makes all that was acknowledged on every store in reach durable.
 func (a *Access) Flush(ctx context.Context) error {
 	done := make(chan error, 1)
 	if err := a.reactor.Do(ctx, func() {
-		left := len(a.stores)
+		all := a.everywhere()
+		left := len(all)
 		if left == 0 {
 			done <- nil
 			return
 		}
 		var first error
-		for _, s := range a.stores {
+		for _, s := range all {
 			a.submit(s, &extent.IO{Op: extent.OpFlush, Durable: true, Done: func(io *extent.IO) {
 				if io.Err != nil && first == nil {
 					first = io.Err
@@ -322,111 +393,32 @@ func (a *Access) Flush(ctx context.Context) error {
 	}
 }
 
-func (a *Access) store(id uuid.UUID) *extent.Store {
+// store is a store in reach. Reactor.
+func (a *Access) store(id uuid.UUID) Store {
 	for _, s := range a.stores {
 		if got, _ := s.Identity(); got == id {
 			return s
 		}
 	}
+	for _, all := range a.remote {
+		for _, s := range all {
+			if got, _ := s.Identity(); got == id {
+				return s
+			}
+		}
+	}
 	return nil
 }
 
-// resolve allocates or seals extent i, which was as e says, on a control goroutine.
-func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
-	id := extent.ID{Volume: v.id, Index: i}
-	store, generation := e.store, e.generation
-	prepare := func(ctx context.Context) error {
-		if e.state == extentAbsent {
-			l, err := a.meta.Allocate(ctx, id.Volume, id.Index)
-			if err != nil {
-				return err
-			}
-			generation = l.Generation + 1
-			if l.Allocated { // it was confirmed already, and the answer was lost
-				e.state, generation = extentUnsealed, l.Generation
-			}
-			if err := a.reactor.Do(ctx, func() { store = a.store(l.Store) }); err != nil {
-				return err
-			}
-		}
-		if e.disowned {
-			return errMetaBehind
-		}
-		if store == nil {
-			return errors.New("its store is not here")
-		}
-		if e.state != extentAbsent {
-			return a.ask(ctx, func(done func(error)) {
-				store.Seal(id, extent.Seal{Gen: generation}, func(_ extent.Sealed, err error) { done(err) })
-			})
-		}
-		if err := a.create(ctx, store, id, generation); err != nil {
-			return err
-		}
-		return a.meta.Confirm(ctx, id.Volume, id.Index, generation-1)
+// everywhere is all stores in reach. Reactor.
+func (a *Access) everywhere() (out []Store) {
+	for _, s := range a.stores {
+		out = append(out, s)
 	}
-	began := time.Now()
-	var attempt func()
-	attempt = func() {
-		ctx, cancel := context.WithTimeout(a.ctx, a.holdFor)
-		defer cancel()
-		err := prepare(ctx)
-		again := errors.Is(err, meta.ErrNoStore) && time.Since(began) < a.holdFor
-		if again { // somebody may add a store, or undo a drain
-			time.AfterFunc(noStorePause, func() { a.reactor.Post(func() { a.start(attempt) }) })
-		}
-		a.reactor.Post(func() {
-			if again {
-				v.trouble(fmt.Sprintf("extent %d cannot be used", i), err)
-				return
-			}
-			if err == nil {
-				if h := store.Extent(id); h != nil {
-					v.resolved(i, store, h, generation, ring.StatusOK)
-					return
-				}
-				err = extent.ErrMissing
-			}
-			status := ring.StatusPathLost
-			full := errors.Is(err, extent.ErrNoSpace) || errors.Is(err, meta.ErrFull)
-			if full && e.state == extentAbsent { // else what is there cannot be reached for our own reasons
-				status = ring.StatusNoSpace
-			}
-			if !e.disowned { // that was said when it was found
-				v.trouble(fmt.Sprintf("extent %d cannot be used", i), err)
-			}
-			v.resolved(i, nil, nil, 0, status)
-		})
+	for _, all := range a.remote {
+		out = append(out, all...)
 	}
-	a.start(attempt)
-}
-
-// noStorePause is how long a first write waits before it asks again for a store that takes new extents.
-const noStorePause = 200 * time.Millisecond
-
-// create makes an extent that Meta has just placed. What the store still has under
-// that name was never confirmed, or was given up by a shrink: it goes, unless its
-// generation says that Meta is behind.
-func (a *Access) create(ctx context.Context, s *extent.Store, id extent.ID, g extent.Generation) error {
-	create := func(done func(error)) { s.Create(id, extent.Seal{Gen: g}, done) }
-	err := a.ask(ctx, create)
-	if !errors.Is(err, extent.ErrFenced) {
-		return err
-	}
-	older := false
-	if err := a.reactor.Do(ctx, func() {
-		e := s.Extent(id)
-		older = e == nil || e.Generation() < g
-	}); err != nil {
-		return err
-	}
-	if !older || a.metaRestored {
-		return err
-	}
-	if err := a.ask(ctx, func(done func(error)) { s.Delete(id, done) }); err != nil {
-		return err
-	}
-	return a.ask(ctx, create)
+	return out
 }
 
 // ask starts something on the reactor and waits for its result. Not for the reactor itself.
@@ -471,13 +463,13 @@ func (a *Access) Shrink(ctx context.Context, v *Volume, size int64) error {
 			return fmt.Errorf("clear the tail of volume %s: %w", v.name, err)
 		}
 	}
-	var stores []*extent.Store
+	var stores []Store
 	if err := a.reactor.Do(ctx, func() {
 		if n < len(v.extents) {
 			v.extents = v.extents[:n:n]
 			v.recount(nil)
 		}
-		stores = append(stores, a.stores...)
+		stores = a.everywhere()
 	}); err != nil {
 		return err
 	}
@@ -494,40 +486,24 @@ func (a *Access) Shrink(ctx context.Context, v *Volume, size int64) error {
 
 // zeroTail clears extent i from byte from on.
 func (a *Access) zeroTail(ctx context.Context, v *Volume, i uint32, from int64) error {
-	done := make(chan error, 1)
-	zero := func(s ring.Status) {
-		if s != ring.StatusOK {
-			done <- fmt.Errorf("extent %d cannot be used: %v", i, s)
-			return
-		}
-		e := &v.extents[i]
-		block := uint32((from + blockBytes - 1) / blockBytes)
-		a.submit(e.store, &extent.IO{
-			Op: extent.OpZero, Extent: e.handle, Gen: e.generation, Block: block,
-			Blocks: uint32(a.extentBytes/blockBytes) - block, Durable: true,
-			Done: func(io *extent.IO) { done <- io.Err },
-		})
-	}
+	done := make(chan ring.Status, 1)
 	if err := a.reactor.Do(ctx, func() {
 		if int(i) >= len(v.extents) { // it is smaller already
-			done <- nil
+			done <- ring.StatusOK
 			return
 		}
-		switch e := &v.extents[i]; {
-		case e.resolving == nil && e.state == extentAbsent:
-			done <- nil
-		case e.resolving == nil && e.state == extentReady:
-			zero(ring.StatusOK)
-		default:
-			r := v.resolve(i)
-			r.then = append(r.then, zero)
-		}
+		at := int64(i) * a.extentBytes
+		r := span{at + (from+blockBytes-1)&^(blockBytes-1), at + a.extentBytes}
+		v.run(opZero, r, inner{done: func(s ring.Status) { done <- s }})
 	}); err != nil {
 		return err
 	}
 	select {
-	case err := <-done:
-		return err
+	case s := <-done:
+		if s != ring.StatusOK {
+			return fmt.Errorf("extent %d cannot be used: %v", i, s)
+		}
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-a.reactor.done:
@@ -584,7 +560,7 @@ func (a *Access) wake(o *op) {
 func (a *Access) later(o *op) { a.runq.push(o) }
 
 // submit hands a request to a store.
-func (a *Access) submit(s *extent.Store, io *extent.IO) {
+func (a *Access) submit(s Store, io *extent.IO) {
 	a.submitted = true
 	s.Submit(io)
 }

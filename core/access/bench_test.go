@@ -169,12 +169,16 @@ func (r *benchRig) newClient(b *testing.B, name string) (*Client, *ring.CoreEnd,
 // benchMeta allocates each extent once and has no end of its leases.
 type benchMeta struct{ store uuid.UUID }
 
-func (m *benchMeta) Leases(context.Context, uuid.UUID) ([]Lease, error) { return nil, nil }
-func (m *benchMeta) Allocate(context.Context, uuid.UUID, uint32) (Lease, error) {
-	return Lease{Generation: 1, Store: m.store}, nil
+func (m *benchMeta) Leases(context.Context, uuid.UUID) ([]Lease, error)      { return nil, nil }
+func (m *benchMeta) Lease(context.Context, uuid.UUID, uint32) (Lease, error) { return Lease{}, nil }
+func (m *benchMeta) set() []extent.Member                                    { return []extent.Member{{Store: m.store, Incarnation: 1}} }
+func (m *benchMeta) Allocate(context.Context, uuid.UUID, uint32, []uuid.UUID) (Lease, error) {
+	return Lease{Generation: 1, Set: m.set()}, nil
 }
-func (m *benchMeta) Confirm(context.Context, uuid.UUID, uint32, extent.Generation) error { return nil }
-func (m *benchMeta) Replace(context.Context, uuid.UUID, uint32, extent.Generation, extent.Member) (extent.Generation, error) {
+func (m *benchMeta) Confirm(context.Context, uuid.UUID, uint32, extent.Generation, []uuid.UUID) ([]extent.Member, error) {
+	return m.set(), nil
+}
+func (m *benchMeta) ChangeSet(context.Context, uuid.UUID, SetChange) (extent.Generation, error) {
 	return 0, nil
 }
 

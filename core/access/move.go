@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
 
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
-
-// opCopy is a command of our own: it reads a region and writes it to the store that
-// joins, and holds its blocks from the one to the other. Plugins have no such operation.
-const opCopy ring.Op = 0xff
 
 // copyWindow is how many regions of an extent are being copied at once.
 const copyWindow = 4
@@ -21,11 +20,10 @@ const copyWindow = 4
 // may be tried again.
 var ErrChanged = errors.New("the extent changed meanwhile")
 
-// joiner is a store that is to take an extent over. It gets every write from before
+// joiner is a store that is to become a member. It gets every write from before
 // copying begins, and is never read. Owned by the reactor.
 type joiner struct {
-	store    *extent.Store
-	handle   *extent.Extent
+	replica
 	inflight int    // writes
 	failed   error  // it missed one: the attempt is over
 	idle     func() // runs once when nothing is in flight
@@ -40,121 +38,57 @@ func (j *joiner) whenIdle(fn func()) {
 	j.idle = fn
 }
 
-// copying is a range of a volume that is being copied.
-type copying struct {
-	joiner *joiner
-	done   func(ring.Status)
-}
-
-// joins says whether a store is to get what is written to r, beside the one that has it.
-func (v *Volume) joins(r span) bool {
-	size := v.access.extentBytes
-	for i := r.from / size; i*size < r.to; i++ {
-		if v.extents[i].joiner != nil {
-			return true
-		}
+// ended is called when a write has.
+func (j *joiner) ended(err error) {
+	if err != nil && j.failed == nil {
+		j.failed = err // the command that it was part of does not fail for it
 	}
-	return false
-}
-
-// alsoTo hands a request that went to a store to the one that joins. n is how many
-// requests o has; the new number is returned.
-func (o *op) alsoTo(j *joiner, first *extent.IO, n int) int {
-	io := o.io(n)
-	*io = extent.IO{
-		Op: first.Op, Extent: j.handle, Gen: first.Gen, Block: first.Block, Blocks: first.Blocks, Buf: first.Buf, Durable: first.Durable,
+	if j.inflight--; j.inflight == 0 && j.idle != nil {
+		idle := j.idle
+		j.idle = nil
+		idle()
 	}
-	o.sendTo(j, io)
-	return n + 1
 }
 
-// sendTo submits io to the joiner. If that fails, it has missed a write; the command
-// does not fail for it.
-func (o *op) sendTo(j *joiner, io *extent.IO) {
-	io.Done = func(io *extent.IO) {
-		o.disk = max(o.disk, io.DiskNanos)
-		if io.Err != nil && j.failed == nil {
-			j.failed = io.Err
-		}
-		if j.inflight--; j.inflight == 0 && j.idle != nil {
-			idle := j.idle
-			j.idle = nil
-			idle()
-		}
-		if o.pending--; o.pending == 0 {
-			o.step()
-		}
-	}
-	j.inflight++
-	o.pending++
-	o.vol.access.submit(j.store, io)
-}
-
-// writeCopy writes what was read to the joiner: the blocks that are all zeros as such,
-// so that they take no space there either.
-func (o *op) writeCopy() {
-	size := o.vol.access.extentBytes
-	e := &o.vol.extents[o.range_.from/size]
-	j := o.copy.joiner
-	if e.joiner != j {
-		o.fail(ring.StatusAborted, 0)
-		o.finish()
+// alsoTo hands a request that goes to the members of an extent to the store that joins, if there is one.
+func (o *op) alsoTo(e *extentSlot, io *extent.IO) {
+	j := e.joiner
+	if j == nil {
 		return
 	}
-	first := uint32(o.range_.from % size / blockBytes)
-	n := uint32(len(o.bounce) / blockBytes)
-	o.pending++ // kept until all are submitted
-	used := 0
-	for at := uint32(0); at < n; {
-		zero := allZero(o.bounce[at*blockBytes:][:blockBytes])
-		end := at + 1
-		for end < n && allZero(o.bounce[end*blockBytes:][:blockBytes]) == zero {
-			end++
-		}
-		io := o.io(used)
-		used++
-		*io = extent.IO{Op: extent.OpWrite, Extent: j.handle, Gen: e.generation, Block: first + at, Blocks: end - at, Buf: o.bounce[at*blockBytes : end*blockBytes]}
-		if zero {
-			io.Op, io.Buf = extent.OpZero, nil
-		}
-		o.sendTo(j, io)
-		at = end
-	}
-	if o.pending--; o.pending == 0 {
-		o.step()
-	}
-}
-
-func allZero(b []byte) bool {
-	for _, x := range b {
-		if x != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// copyRange copies r, which lies in one extent, to the store that joins there.
-func (v *Volume) copyRange(r span, j *joiner, done func(ring.Status)) {
-	now := v.access.reactor.now()
-	o := &op{
-		vol: v, kind: opCopy, range_: r, hold: r, holds: true, begun: true, seq: v.seq, taken: now, submitted: now,
-		copy: &copying{joiner: j, done: done},
-	}
-	v.seq++
-	v.inflight++
-	o.resume()
+	r := o.request()
+	r.op, r.index, r.store, r.of, r.joiner = o, io.ID.Index, j.member.Store, 0, j
+	j.inflight++
+	o.send(&j.replica, r, io)
 }
 
 // Moved says how far the move of an extent has come, in bytes.
 type Moved struct{ Copied, Total int64 }
 
-// Move brings an extent to another store of this node while it serves: the store joins,
-// gets every write and a copy of what was there, and takes the former one's place by one
-// transaction of Meta. progress is told how far it has come, on the caller's goroutine.
-// An extent that was never written, or is there already, needs nothing. After an error
-// it may be tried again.
+// Move brings an extent that has one replica to another store of this node while it serves; see Join.
 func (a *Access) Move(ctx context.Context, v *Volume, index uint32, to *extent.Store, progress func(Moved)) error {
+	return a.join(ctx, &move{vol: v, index: index, to: to, only: true, progress: progress})
+}
+
+// Join makes a store a member of an extent's set while it serves, in place of the store that it relieves, unless that is the
+// zero UUID. The store gets every write from now on and a copy of what was there before; if it was a member
+// that left, only of what it may miss. Then it is committed by one transaction of Meta. progress is told how
+// far it has come, on the caller's goroutine. An extent that was never written, or is there already, needs nothing. After an
+// error it may be tried again.
+func (a *Access) Join(ctx context.Context, v *Volume, index uint32, store, relieved uuid.UUID, progress func(Moved)) error {
+	var to Store
+	if err := a.reactor.Do(ctx, func() { to = a.store(store) }); err != nil {
+		return err
+	}
+	if to == nil {
+		return fmt.Errorf("store %s: %w", store, errLeft)
+	}
+	return a.join(ctx, &move{vol: v, index: index, to: to, relieved: relieved, progress: progress})
+}
+
+func (a *Access) join(ctx context.Context, m *move) error {
+	v := m.vol
+	m.access, m.id = a, extent.ID{Volume: v.id, Index: m.index}
 	v.resize.Lock()
 	defer v.resize.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
@@ -162,9 +96,8 @@ func (a *Access) Move(ctx context.Context, v *Volume, index uint32, to *extent.S
 	if err := a.reactor.Do(ctx, func() { v.interrupt = cancel }); err != nil {
 		return err
 	}
-	m := &move{access: a, vol: v, index: index, id: extent.ID{Volume: v.id, Index: index}, to: to, progress: progress}
 	if err := m.run(ctx); err != nil {
-		return fmt.Errorf("move extent %d of volume %s: %w", index, v.name, err)
+		return fmt.Errorf("bring extent %d of volume %s to another store: %w", m.index, v.name, err)
 	}
 	return nil
 }
@@ -201,21 +134,28 @@ func (a *Access) Sweep(ctx context.Context, s *extent.Store, pick func([]extent.
 	return nil
 }
 
-// move is one attempt to move an extent.
+// move is one attempt to bring an extent to another store.
 type move struct {
 	access     *Access
 	vol        *Volume
 	index      uint32
 	id         extent.ID
-	from, to   *extent.Store
+	to         Store
+	relieved   uuid.UUID // whom it relieves; zero: nobody
+	only       bool      // it relieves the only member
+	set        []replica // as the move found it
+	absent     []uuid.UUID
 	generation extent.Generation
+	began      bool // what the store has of it is ours to remove
+	returns    bool // the store was a member before, and has most of it
+	had        extent.Regions
 	joiner     *joiner
 	progress   func(Moved)
 }
 
 func (m *move) run(ctx context.Context) error {
-	here, err := m.ready(ctx)
-	if err != nil || !here {
+	needed, err := m.ready(ctx)
+	if err != nil || !needed {
 		return err
 	}
 	err = m.join(ctx)
@@ -228,11 +168,16 @@ func (m *move) run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, m.abandon())
 	}
-	// What is left there is nobody's; should this fail, whoever empties the store removes it.
-	return m.remove(ctx, m.from)
+	for i := range m.set {
+		if r := &m.set[i]; r.member.Store == m.relieved && r.store != nil {
+			// What is left there is nobody's; should this fail, whoever empties the store removes it.
+			return m.remove(ctx, r.store)
+		}
+	}
+	return nil
 }
 
-func (m *move) remove(ctx context.Context, s *extent.Store) error {
+func (m *move) remove(ctx context.Context, s Store) error {
 	return m.access.ask(ctx, func(done func(error)) { s.Delete(m.id, done) })
 }
 
@@ -246,7 +191,7 @@ func (m *move) do(ctx context.Context, fn func(e *extentSlot)) error {
 			return
 		}
 		e := &v.extents[m.index]
-		if m.from != nil && (e.resolving != nil || e.state != extentReady || e.store != m.from || e.generation != m.generation) {
+		if m.set != nil && (e.resolving != nil || e.state != extentReady || e.generation != m.generation) {
 			changed = ErrChanged
 			return
 		}
@@ -256,7 +201,7 @@ func (m *move) do(ctx context.Context, fn func(e *extentSlot)) error {
 }
 
 // ready seals the extent if need be and notes what it is; false means that there is
-// nothing to move.
+// nothing to do.
 func (m *move) ready(ctx context.Context) (bool, error) {
 	result := make(chan ring.Status, 1)
 	if err := m.do(ctx, func(e *extentSlot) {
@@ -279,39 +224,75 @@ func (m *move) ready(ctx context.Context) (bool, error) {
 	case <-m.access.reactor.done:
 		return false, ErrStopped
 	}
-	here := false
+	needed := false
+	var wrong error
+	id, _ := m.to.Identity()
 	err := m.do(ctx, func(e *extentSlot) {
-		if e.resolving == nil && e.state == extentReady && e.store != m.to {
-			here, m.from, m.generation = true, e.store, e.generation
+		if e.resolving != nil || e.state != extentReady || e.has(id) {
+			return
 		}
+		if m.only {
+			if len(e.set) != 1 {
+				wrong = fmt.Errorf("it has %d replicas, not one: %w", len(e.set), ErrChanged)
+				return
+			}
+			m.relieved = e.set[0].member.Store
+		}
+		needed, m.set, m.absent, m.generation = true, slices.Clone(e.set), slices.Clone(e.absent), e.generation
 	})
-	return here, err
+	return needed, errors.Join(err, wrong)
 }
 
-// join makes an empty replica, and has it get every write from now on. It returns when
+// members is the present set.
+func (m *move) members() (out []extent.Member) {
+	for _, r := range m.set {
+		out = append(out, r.member)
+	}
+	return out
+}
+
+// next is the set with the new member, at the end.
+func (m *move) next() (out []extent.Member) {
+	for _, r := range m.set {
+		if r.member.Store != m.relieved {
+			out = append(out, r.member)
+		}
+	}
+	return append(out, m.joiner.member)
+}
+
+// join seals a replica on the new store, and has it get every write from now on. It returns when
 // those that it does not get have ended.
 func (m *move) join(ctx context.Context) error {
 	a := m.access
-	// What the store may have of a former attempt missed writes. Where Meta may be older than
-	// the stores, it may be more than that.
-	if a.metaRestored {
-		var there bool
-		if err := m.do(ctx, func(*extentSlot) { there = m.to.Extent(m.id) != nil }); err != nil {
+	id, life := m.to.Identity()
+	w := extent.Seal{Gen: m.generation, Set: m.members()}
+	var was extent.Sealed
+	err := a.askSeal(ctx, m.to, m.id, w, &was)
+	switch {
+	case err == nil && slices.Contains(m.absent, id):
+		m.returns, m.had = true, was.Dirty
+	case err == nil && !a.metaRestored:
+		// What the store has of a former attempt missed writes.
+		if err := m.remove(ctx, m.to); err != nil {
 			return err
 		}
-		if there {
-			return fmt.Errorf("the new store has a replica of it: %w", errMetaBehind)
+	case errors.Is(err, extent.ErrMissing):
+	case err == nil || errors.Is(err, extent.ErrFenced):
+		// Where Meta may be older than the stores, it may be more than that.
+		return fmt.Errorf("the new store has a replica of it: %w", errors.Join(errMetaBehind, err))
+	default:
+		return err
+	}
+	m.began = true
+	if !m.returns {
+		if err := a.ask(ctx, func(done func(error)) { m.to.Create(m.id, w, done) }); err != nil {
+			return err
 		}
-	}
-	if err := m.remove(ctx, m.to); err != nil {
-		return err
-	}
-	if err := a.ask(ctx, func(done func(error)) { m.to.Create(m.id, extent.Seal{Gen: m.generation}, done) }); err != nil {
-		return err
 	}
 	var before <-chan struct{}
 	if err := m.do(ctx, func(e *extentSlot) {
-		m.joiner = &joiner{store: m.to, handle: m.to.Extent(m.id)}
+		m.joiner = &joiner{replica: replica{member: extent.Member{Store: id, Incarnation: life}, store: m.to, handle: handleOf(m.to, m.id)}}
 		e.joiner = m.joiner
 		before = m.vol.fenced(nil)
 	}); err != nil {
@@ -320,14 +301,47 @@ func (m *move) join(ctx context.Context) error {
 	return a.reactor.wait(ctx, before)
 }
 
-// copy copies every region that has data.
+// missing tells which regions the new store has to be given: of one that returns, what the members noted since it left and what was
+// dirty on itself; of any other, all that have data on a member.
+func (m *move) missing(ctx context.Context) (extent.Regions, error) {
+	a := m.access
+	out := extent.NewRegions(a.regions())
+	out.Or(m.had)
+	w := extent.Seal{Gen: m.generation, Set: m.members()}
+	for i := range m.set {
+		s := m.set[i].store
+		if s == nil {
+			return nil, ErrChanged
+		}
+		var some extent.Regions
+		var err error
+		if m.returns {
+			var was extent.Sealed
+			err = a.askSeal(ctx, s, m.id, w, &was)
+			if some = was.Behind; err == nil && !slices.Contains(was.Absent, m.joiner.member.Store) {
+				err = fmt.Errorf("a member has not noted what it misses: %w", ErrChanged)
+			}
+		} else {
+			err = a.ask(ctx, func(done func(error)) {
+				s.Mapped(m.id, func(r extent.Regions, err error) { some = r; done(err) })
+			})
+		}
+		if err != nil {
+			return nil, err
+		}
+		out.Or(some)
+	}
+	return out, nil
+}
+
+// copy copies every region that the new store has to be given.
 func (m *move) copy(ctx context.Context) error {
 	a := m.access
-	var regions extent.Regions
-	if err := m.do(ctx, func(e *extentSlot) { _, _, regions = m.from.Marks(e.handle) }); err != nil {
+	regions, err := m.missing(ctx)
+	if err != nil {
 		return err
 	}
-	size := int64(extent.RegionBlocks(uint32(a.extentBytes/blockBytes))) * blockBytes
+	size := m.vol.regionBytes()
 	p := Moved{Total: int64(regions.Count()) * size}
 	m.progress(p)
 	ended := make(chan ring.Status, copyWindow)
@@ -337,7 +351,7 @@ func (m *move) copy(ctx context.Context) error {
 		if more && failed == nil && flying < copyWindow {
 			at := int64(m.index)*a.extentBytes + int64(region)*size
 			failed = m.do(ctx, func(*extentSlot) {
-				m.vol.copyRange(span{at, at + size}, m.joiner, func(s ring.Status) { ended <- s })
+				m.vol.run(opCopy, span{at, at + size}, inner{joiner: m.joiner, done: func(s ring.Status) { ended <- s }})
 			})
 			if failed == nil {
 				flying++
@@ -369,7 +383,7 @@ func (m *move) flush(ctx context.Context) error {
 	})
 }
 
-// commit puts the joiner in the former store's place. Commands that come meanwhile wait.
+// commit makes the joiner a member. Commands that come meanwhile wait.
 // Once begun it is not interrupted.
 func (m *move) commit(ctx context.Context) error {
 	a, v := m.access, m.vol
@@ -379,78 +393,89 @@ func (m *move) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(a.ctx, a.holdFor)
 	defer cancel()
 	idle := make(chan struct{})
+	var now extentSlot
 	if err := m.do(ctx, func(e *extentSlot) {
 		e.resolving = &resolving{seq: v.seq}
 		v.seq++
 		v.resolving++
+		now = *e
 		m.joiner.whenIdle(func() { close(idle) })
 	}); err != nil {
 		return err
 	}
-	next, err := m.replace(ctx, idle)
+	next, err := m.change(ctx, idle, now)
 	return errors.Join(err, a.reactor.Do(context.WithoutCancel(ctx), func() {
-		e := &v.extents[m.index]
-		e.joiner = nil
-		switch {
-		case err == nil:
-			e.store = nil
-			v.resolved(m.index, m.to, m.joiner.handle, next, ring.StatusOK)
-		case errors.Is(err, errUnknown):
-			// Meta may have it there or here: neither serves before a new life has asked.
-			e.state, e.store, e.handle = extentUnsealed, nil, nil
+		v.extents[m.index].joiner = nil
+		status := ring.StatusOK
+		if next.state != extentReady && err != nil {
 			v.trouble(fmt.Sprintf("extent %d cannot be used", m.index), err)
-			v.resolved(m.index, nil, nil, 0, ring.StatusPathLost)
-		default:
-			v.resolved(m.index, nil, nil, 0, ring.StatusOK)
+			status = ring.StatusPathLost
 		}
+		v.resolved(m.index, next, status)
 		v.recount(nil)
 	}))
 }
 
-// errUnknown says that nobody knows whether Meta has changed a set, or that it has and
-// the new store does not serve.
-var errUnknown = errors.New("it is not settled on which store the extent is")
-
-// replace waits until the joiner has everything, durably, and changes the set.
-func (m *move) replace(ctx context.Context, idle <-chan struct{}) (extent.Generation, error) {
+// change waits until the joiner has everything, durably, and changes the set. It returns what the extent is then.
+func (m *move) change(ctx context.Context, idle <-chan struct{}, e extentSlot) (extentSlot, error) {
 	a := m.access
 	if err := a.reactor.wait(ctx, idle); err != nil {
-		return 0, err
+		return e, err
 	}
 	var missed error
 	if err := a.reactor.Do(ctx, func() { missed = m.joiner.failed }); err != nil {
-		return 0, err
+		return e, err
 	}
 	if missed != nil {
-		return 0, fmt.Errorf("the new store missed a write: %w", missed)
+		return e, fmt.Errorf("the new store missed a write: %w", missed)
 	}
 	if err := m.flush(ctx); err != nil {
-		return 0, err
+		return e, err
 	}
-	store, incarnation := m.to.Identity()
-	by := extent.Member{Store: store, Incarnation: incarnation}
-	next, err := a.meta.Replace(ctx, m.id.Volume, m.index, m.generation, by)
+	change := SetChange{Index: m.index, Generation: m.generation, Set: m.members(), Next: m.next(), Joined: []extent.Member{m.joiner.member}}
+	generation, err := a.meta.ChangeSet(ctx, m.id.Volume, change)
 	if errors.Is(err, meta.ErrConflict) {
-		return 0, err
+		return e, err
 	}
-	if err == nil {
-		err = a.ask(ctx, func(done func(error)) {
-			m.to.Seal(m.id, extent.Seal{Gen: next, Set: []extent.Member{by}, Absence: &extent.Absence{}}, func(_ extent.Sealed, err error) { done(err) })
-		})
+	if err != nil { // Meta may have changed it or not: it is asked before the extent is used again
+		e.state, e.unsure = extentUnsealed, true
+		return e, fmt.Errorf("%w: %w", errUnknown, err)
 	}
-	if err != nil {
-		return 0, fmt.Errorf("%w: %w", errUnknown, err)
+	var set []replica
+	for _, r := range append(slices.Clone(e.set), m.joiner.replica) {
+		if r.member.Store != m.relieved {
+			set = append(set, r)
+		}
 	}
-	return next, nil
+	e.set, e.generation, e.sealed, e.marks = set, generation, false, nil
+	if len(set) > 1 {
+		e.marks = allDirty(a.regions())
+	}
+	e.absent = slices.DeleteFunc(slices.Clone(e.absent), e.has)
+	w := extent.Seal{Gen: generation, Set: change.Next, Absence: &extent.Absence{Stores: e.absent}}
+	for i, err := range each(e.set, func(r *replica) error { return a.askSeal(ctx, r.store, m.id, w, new(extent.Sealed)) }) {
+		if err != nil { // it has to go, when the extent is used next
+			e.state = extentUnsealed
+			e.gone = append(slices.Clone(e.gone), e.set[i].member.Store)
+		}
+	}
+	e.sealed = e.state == extentReady
+	return e, nil
 }
 
-// abandon takes back what a failed attempt has begun, as far as it is sure to have failed.
+// errUnknown says that nobody knows whether Meta has changed a set.
+var errUnknown = errors.New("it is not settled which stores the extent is on")
+
+// abandon takes back what a failed attempt has begun, as far as it is sure to have failed. A store that returned keeps what it has.
 func (m *move) abandon() error {
 	a := m.access
+	if !m.began {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(a.ctx, a.holdFor)
 	defer cancel()
 	if m.joiner == nil {
-		if a.metaRestored {
+		if m.returns {
 			return nil
 		}
 		return m.remove(ctx, m.to)
@@ -462,10 +487,10 @@ func (m *move) abandon() error {
 			if e.joiner == m.joiner {
 				e.joiner = nil
 			}
-			sure = e.store != nil
+			sure = !e.unsure
 		}
 		m.joiner.whenIdle(func() { close(idle) })
-	}); err != nil || !sure {
+	}); err != nil || !sure || m.returns {
 		return err
 	}
 	if err := a.reactor.wait(ctx, idle); err != nil {

@@ -53,7 +53,7 @@ func (r *moveRig) at(store int, want ...[]byte) {
 		r.t.Errorf("the extent reads %v, %d…", s, got[0])
 	}
 	r.on(func() {
-		if e := r.v.extents[0]; e.store != r.stores[store] || e.joiner != nil {
+		if e := r.v.extents[0]; e.set[0].store != Store(r.stores[store]) || e.joiner != nil {
 			r.t.Errorf("the volume has the extent elsewhere: %+v", e)
 		}
 		for i, s := range r.stores {
@@ -88,7 +88,7 @@ func TestMove(t *testing.T) {
 			}
 		})
 		r.on(func() {
-			if len(r.v.stores) != 1 || r.v.stores[0] != r.stores[1] {
+			if len(r.v.stores) != 1 || r.v.stores[0] != Store(r.stores[1]) {
 				t.Errorf("the volume uses %d stores", len(r.v.stores))
 			}
 		})
@@ -122,7 +122,7 @@ func TestMoveWaitsForEarlierWrites(t *testing.T) {
 	r.until("the write is at the disk", func() bool { return len(r.queue.kept) > 0 })
 	r.on(func() { r.queue.only = r.queue.kept[0].File })
 	done := r.move(ignore)
-	joined := func() bool { return r.v.extents[0].joiner != nil || r.v.extents[0].store == r.stores[1] }
+	joined := func() bool { return r.v.extents[0].joiner != nil || r.v.extents[0].set[0].store == Store(r.stores[1]) }
 	r.until("the store has joined", joined)
 	for range 300 { // an attempt that does not wait would come to its end
 		r.on(func() {})
@@ -147,24 +147,40 @@ func TestMoveFails(t *testing.T) {
 		r.must(<-r.move(ignore))
 		r.at(1, fill(1, 8))
 	})
-	t.Run("nobody knows whether the set changed", func(t *testing.T) {
-		r := newMoveRig(t, false)
-		r.meta.onReplace(func() error { return boom })
-		if err := <-r.move(ignore); !errors.Is(err, boom) {
-			t.Fatal(err)
-		}
-		// Either store may be the right one: neither answers, and both keep what they have.
-		if _, s := r.p.read(r.h, 0, blockBytes); s != block.StatusPathLost {
-			t.Errorf("read: %v", s)
-		}
-		r.on(func() {
-			for i, s := range r.stores {
-				if s.Extent(r.extent) == nil {
-					t.Errorf("store %d gave its replica up", i)
-				}
+	for _, changed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("nobody knows whether the set changed, %v", changed), func(t *testing.T) {
+			r := newMoveRig(t, false)
+			if changed {
+				r.meta.answer = boom
+			} else {
+				r.meta.onReplace(func() error { return boom })
 			}
+			if err := <-r.move(ignore); !errors.Is(err, boom) {
+				t.Fatal(err)
+			}
+			// Either store may be the right one: both keep what they have, and Meta is asked.
+			r.on(func() {
+				for i, s := range r.stores {
+					if s.Extent(r.extent) == nil {
+						t.Errorf("store %d gave its replica up", i)
+					}
+				}
+			})
+			r.meta.onReplace(nil)
+			r.meta.answer = nil
+			if s := r.p.write(r.h, 0, fill(4, 1)); s != block.StatusOK {
+				t.Errorf("write: %v", s)
+			}
+			if got, s := r.p.read(r.h, 0, 2*blockBytes); s != block.StatusOK || !bytes.Equal(got, append(fill(4, 1), fill(1, 1)...)) {
+				t.Errorf("read: %v", s)
+			}
+			r.on(func() {
+				if s := r.v.extents[0].set[0].store; (s == Store(r.stores[1])) != changed {
+					t.Error("the extent is not where Meta says")
+				}
+			})
 		})
-	})
+	}
 	t.Run("the new store misses a write", func(t *testing.T) {
 		r := newMoveRig(t, false)
 		first := true
@@ -200,7 +216,7 @@ func TestMoveFails(t *testing.T) {
 			t.Fatalf("read of another block: %v", s)
 		}
 		r.on(func() {
-			if r.stores[1].Extent(r.extent) != nil || r.v.extents[0].store != r.stores[0] {
+			if r.stores[1].Extent(r.extent) != nil || r.v.extents[0].set[0].store != Store(r.stores[0]) {
 				t.Error("the extent is not where it was")
 			}
 		})

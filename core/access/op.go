@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 
+	"github.com/google/uuid"
+
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
@@ -39,7 +41,8 @@ type op struct {
 	// Ordering; see order.
 	prev, next *op
 	holds      bool // reads before it writes
-	hold       span // the blocks it changes
+	shared     bool // only reads, where there are several replicas
+	hold       span // the blocks it changes, or shares
 	active     bool
 	begun      bool // it was let in, and counts for the volume
 	seq        uint64
@@ -52,24 +55,44 @@ type op struct {
 
 	want    int   // bytes of bounce memory it waits for
 	pos     int64 // where a command by chunks goes on
-	copy    *copying
-	pending int  // I/Os at the stores
+	inner   *inner
+	pending int  // requests at the stores, and what else it waits for
 	writing bool // the second half of a read-modify-write
+	failed  bool // a request has failed, and it is not settled what follows
+	again   bool // to be started anew
+	tries   uint8
 	status  ring.Status
 	info    uint64
 	bounce  []byte
-	ios     [2]extent.IO
-	more    []*extent.IO // when two are too few; kept
+	sent    int // requests of the present step
+	reqs    [2]request
+	more    []*request // when two are too few; kept
+}
+
+// request is what an op asks of one replica.
+type request struct {
+	extent.IO
+	op     *op
+	index  uint32    // of the extent
+	store  uuid.UUID // of the replica
+	of     uint8     // members that the set had; 0: the store joins
+	asked  uint8     // reads: members that were asked, a bit for each by its place in the set
+	joiner *joiner
 }
 
 // changes says whether the command changes data.
 func (o *op) changes() bool {
 	switch o.kind {
-	case ring.OpWrite, ring.OpWriteZeroes, ring.OpDiscard, ring.OpCompareAndWrite, opCopy:
+	case ring.OpWrite, ring.OpWriteZeroes, ring.OpDiscard, ring.OpCompareAndWrite, opCopy, opLevel, opZero, opClean:
 		return true
 	case ring.OpRead, ring.OpFlush, ring.OpCompare, ring.OpVerify:
 	}
 	return false
+}
+
+// reads says whether it reads what it returns or writes again.
+func (o *op) reads() bool {
+	return o.holds || o.kind == ring.OpRead || o.kind == ring.OpCompare || o.kind == ring.OpVerify
 }
 
 func (o *op) aligned() bool { return (o.range_.from|o.range_.to)&(blockBytes-1) == 0 }
@@ -101,12 +124,13 @@ func (o *op) proceed() {
 		o.finish()
 	case !v.access.mayServe():
 		v.access.hold(o)
-	case o.changes() && !o.active && !v.order.enter(o):
+	case !o.active && !v.prepared(o):
+	case !o.active && (o.changes() || o.shared) && !v.order.enter(o):
 	case o.writing && o.kind == ring.OpWriteZeroes:
 		o.transfer(extent.OpWrite, o.chunk().blocks(), o.bounce)
-	case o.writing && o.kind == opCopy:
-		o.writeCopy()
-	case o.writing:
+	case o.writing && o.inner != nil && o.kind != opClean:
+		o.writeInner()
+	case o.writing && o.kind != opClean:
 		o.transfer(extent.OpWrite, o.range_.blocks(), o.bounce)
 	default:
 		o.start()
@@ -126,20 +150,24 @@ func (o *op) start() {
 		switch {
 		case !o.aligned():
 			o.readIntoBounce(o.range_)
-		case !o.vol.joins(o.range_):
+		case !o.vol.fansOut(o.range_):
 			o.transfer(extent.OpWrite, o.range_, o.buf)
 		case o.takeBounce(len(o.buf)):
-			// Two stores copy it, and the plugin must not make them differ.
+			// Several stores copy it, and the plugin must not make them differ.
 			copy(o.bounce, o.buf)
 			o.writing = true
 			o.transfer(extent.OpWrite, o.range_, o.bounce)
 		}
-	case ring.OpCompare, ring.OpCompareAndWrite, opCopy:
+	case ring.OpCompare, ring.OpCompareAndWrite, opCopy, opLevel:
 		o.readIntoBounce(o.range_)
 	case ring.OpVerify, ring.OpWriteZeroes, ring.OpDiscard:
 		o.nextChunk()
 	case ring.OpFlush:
 		o.flush()
+	case opZero:
+		o.transfer(extent.OpZero, o.range_, nil)
+	case opClean:
+		o.startClean()
 	}
 }
 
@@ -180,7 +208,7 @@ func (o *op) transfer(kind extent.Op, r span, mem []byte) {
 		}
 	}
 	o.pending++ // kept until all are submitted
-	n := 0
+	o.sent = 0
 	for at := r.from; at < r.to; {
 		end := min((at/size+1)*size, r.to)
 		if kind == extent.OpWrite {
@@ -191,25 +219,28 @@ func (o *op) transfer(kind extent.Op, r span, mem []byte) {
 		if mem != nil {
 			part = mem[at-r.from : end-r.from]
 		}
-		if e.handle == nil { // never written
+		if e.state == extentAbsent {
 			if kind == extent.OpRead {
 				clear(part)
 			}
 			at = end
 			continue
 		}
-		io := o.io(n)
-		n++
-		*io = extent.IO{
-			Op: kind, Extent: e.handle, Gen: e.generation,
-			Block: uint32(at % size / blockBytes), Blocks: uint32((end - at) / blockBytes),
-			Buf: part, Durable: kind != extent.OpRead && (v.durable || o.fua),
-			Done: v.access.ioDone, User: o,
+		io := extent.IO{
+			Op: kind, ID: extent.ID{Volume: v.id, Index: uint32(at / size)}, Gen: e.generation,
+			Block: uint32(at % size / blockBytes), Blocks: uint32((end - at) / blockBytes), Buf: part,
 		}
-		o.pending++
-		v.access.submit(e.store, io)
-		if e.joiner != nil && kind != extent.OpRead {
-			n = o.alsoTo(e.joiner, io, n)
+		if kind == extent.OpRead {
+			o.ask(e, e.nearest(0), &io)
+		} else {
+			io.Durable = v.durable || o.fua
+			if e.marks != nil {
+				e.marks.wrote(v.regionBlocks, io.Block, io.Blocks)
+			}
+			for i := range e.set {
+				o.ask(e, i, &io)
+			}
+			o.alsoTo(e, &io)
 		}
 		at = end
 	}
@@ -218,22 +249,49 @@ func (o *op) transfer(kind extent.Op, r span, mem []byte) {
 	}
 }
 
-// io is the n-th request of o at the stores.
-func (o *op) io(n int) *extent.IO {
-	if n < len(o.ios) {
-		return &o.ios[n]
+// request is the next one of o's present step.
+func (o *op) request() *request {
+	n := o.sent
+	o.sent++
+	if n < len(o.reqs) {
+		return &o.reqs[n]
 	}
-	if n -= len(o.ios); n == len(o.more) {
-		o.more = append(o.more, new(extent.IO))
+	if n -= len(o.reqs); n == len(o.more) {
+		o.more = append(o.more, new(request))
 	}
 	return o.more[n]
 }
 
-// ioDone is the completion of one I/O at a store.
-func (o *op) ioDone(io *extent.IO) {
-	o.disk += io.DiskNanos
-	if io.Err != nil {
-		o.fail(o.vol.access.statusOf(o, io))
+// nth is one of the requests that were sent in the present step.
+func (o *op) nth(i int) *request {
+	if i < len(o.reqs) {
+		return &o.reqs[i]
+	}
+	return o.more[i-len(o.reqs)]
+}
+
+// ask sends a request to the i-th member of an extent's set.
+func (o *op) ask(e *extentSlot, i int, io *extent.IO) {
+	r := o.request()
+	r.op, r.index, r.store, r.of, r.asked, r.joiner = o, io.ID.Index, e.set[i].member.Store, uint8(len(e.set)), 1<<i, nil
+	o.send(&e.set[i], r, io)
+}
+
+func (o *op) send(to *replica, r *request, io *extent.IO) {
+	r.IO = *io
+	r.Extent, r.Done, r.User = to.handle, o.vol.access.ioDone, r
+	o.pending++
+	o.vol.access.submit(to.store, &r.IO)
+}
+
+// ioDone is the completion of one request at a store.
+func (o *op) ioDone(r *request) {
+	o.disk = max(o.disk, r.DiskNanos)
+	switch {
+	case r.joiner != nil:
+		r.joiner.ended(r.Err)
+	case r.Err != nil:
+		o.failed = true
 	}
 	if o.pending--; o.pending == 0 {
 		o.step()
@@ -242,8 +300,16 @@ func (o *op) ioDone(io *extent.IO) {
 
 // step goes on after everything that was submitted is back.
 func (o *op) step() {
+	if o.failed && !o.settle() {
+		return
+	}
 	if o.status != ring.StatusOK {
 		o.finish()
+		return
+	}
+	if o.again {
+		o.again = false
+		o.vol.access.later(o)
 		return
 	}
 	switch o.kind {
@@ -272,13 +338,19 @@ func (o *op) step() {
 			return
 		}
 		o.rewrite(o.range_, o.buf[n:])
-	case opCopy:
+	case opClean:
+		if o.pos == o.range_.to {
+			o.finish()
+			return
+		}
+		o.startClean()
+	case opCopy, opLevel:
 		if o.writing {
 			o.finish()
 			return
 		}
 		o.writing = true
-		o.writeCopy()
+		o.writeInner()
 	case ring.OpVerify, ring.OpWriteZeroes, ring.OpDiscard:
 		o.chunkDone()
 	default:
@@ -397,17 +469,16 @@ func (o *op) flush() {
 		o.fail(ring.StatusWriteLost, 0)
 		o.finish()
 		return
-	case v.missing > 0: // nobody can say what waits for a flush there
-		o.fail(ring.StatusPathLost, 0)
-		o.finish()
+	case (v.missing > 0 || o.tries > 0) && !v.reachable(o): // nobody can say what waits for a flush there
 		return
 	}
 	o.pending++
-	for n, s := range v.stores {
-		io := o.io(n)
-		*io = extent.IO{Op: extent.OpFlush, Durable: true, Done: v.access.ioDone, User: o}
-		o.pending++
-		v.access.submit(s, io)
+	o.sent = 0
+	for _, s := range v.stores {
+		r := o.request()
+		r.op, r.of, r.joiner = o, 1, nil
+		r.store, _ = s.Identity()
+		o.send(&replica{store: s}, r, &extent.IO{Op: extent.OpFlush, Durable: true})
 	}
 	if o.pending--; o.pending == 0 {
 		o.step()
@@ -441,15 +512,15 @@ func (o *op) drop(s ring.Status) {
 func (o *op) end() {
 	v := o.vol
 	o.releaseBounce()
-	if o.copy == nil {
+	if o.inner == nil {
 		v.account(o)
 	}
-	if o.changes() {
+	if o.changes() || o.shared {
 		v.order.leave(o, v.access.wakeOp)
 	}
 	v.left(o)
-	if o.copy != nil {
-		o.copy.done(o.status)
+	if o.inner != nil {
+		o.inner.done(o.status)
 		return
 	}
 	o.port.complete(o)
@@ -459,32 +530,17 @@ func (o *op) end() {
 // statusOf translates what a store said. A failure of ours (lease, fence, dead
 // store) is path-related, so that hosts try again or elsewhere; only damaged data
 // is a media error, and only a full store is a capacity error.
-func (a *Access) statusOf(o *op, io *extent.IO) (ring.Status, int64) {
+func (a *Access) statusOf(o *op, r *request) (ring.Status, int64) {
 	switch {
-	case errors.Is(io.Err, extent.ErrCorrupt):
-		at := o.range_.from
-		if e := o.extentAt(io); e >= 0 {
-			at = e*a.extentBytes + int64(io.BadBlock)*blockBytes
-		}
-		return ring.StatusMediaError, max(at, o.range_.from)
-	case errors.Is(io.Err, extent.ErrNoSpace):
+	case errors.Is(r.Err, extent.ErrCorrupt):
+		return ring.StatusMediaError, max(int64(r.index)*a.extentBytes+int64(r.BadBlock)*blockBytes, o.range_.from)
+	case errors.Is(r.Err, extent.ErrNoSpace):
 		return ring.StatusNoSpace, 0
-	case errors.Is(io.Err, extent.ErrInvalid):
-		a.log.Error("a store calls our request wrong", "volume", o.vol.name, "error", io.Err)
+	case errors.Is(r.Err, extent.ErrInvalid):
+		a.log.Error("a store calls our request wrong", "volume", o.vol.name, "error", r.Err)
 		return ring.StatusInternal, 0
 	default:
-		o.vol.trouble("a store refuses commands", io.Err)
+		o.vol.trouble("a store refuses commands", r.Err)
 		return ring.StatusPathLost, 0
 	}
-}
-
-// extentAt is the index, in its volume, of the extent that io went to.
-func (o *op) extentAt(io *extent.IO) int64 {
-	first := o.range_.from / o.vol.access.extentBytes
-	for i := first; i*o.vol.access.extentBytes < o.range_.to; i++ {
-		if o.vol.extents[i].handle == io.Extent {
-			return i
-		}
-	}
-	return -1
 }

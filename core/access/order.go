@@ -18,24 +18,34 @@ func (s span) blocks() span {
 // that changes them may be under way when it begins, and nothing may begin before
 // it ends. Commands that must wait are parked and started in the order in which
 // they came.
+//
+// Where there are several replicas, a command that only reads takes part, too: it shares its blocks
+// with others that read, and waits for those that change them. What it returns is then on
+// every member, and a member that takes over later cannot bring back what was before.
 type order struct {
-	head, tail *op // active commands that change data, oldest first
+	head, tail *op // active commands, oldest first
 	holds      int // of those, how many hold their blocks
+	shares     int // and how many share them
 	parked     opList
+}
+
+// conflicts says whether a and b must not be under way together.
+func conflicts(a, b *op) bool {
+	return (a.holds || b.holds || a.shared != b.shared) && a.hold.overlaps(b.hold)
 }
 
 // mayStart says whether o can start now, given what is active and what was parked
 // before it: the list of parked commands up to o itself, or all of them.
 func (q *order) mayStart(o *op) bool {
-	if q.holds > 0 || o.holds {
+	if q.holds > 0 || o.holds || q.shares > 0 || o.shared {
 		for a := q.head; a != nil; a = a.next {
-			if (a.holds || o.holds) && a.hold.overlaps(o.hold) {
+			if conflicts(a, o) {
 				return false
 			}
 		}
 	}
 	for p := q.parked.head; p != nil && p != o; p = p.after {
-		if (p.holds || o.holds) && p.hold.overlaps(o.hold) {
+		if conflicts(p, o) {
 			return false
 		}
 	}
@@ -44,7 +54,7 @@ func (q *order) mayStart(o *op) bool {
 
 // enter makes o active, or parks it and says false.
 func (q *order) enter(o *op) bool {
-	if (q.holds > 0 || o.holds || q.parked.n > 0) && !q.mayStart(o) {
+	if (q.holds > 0 || o.holds || q.shares > 0 || o.shared || q.parked.n > 0) && !q.mayStart(o) {
 		q.parked.push(o)
 		return false
 	}
@@ -63,6 +73,9 @@ func (q *order) activate(o *op) {
 	q.tail = o
 	if o.holds {
 		q.holds++
+	}
+	if o.shared {
+		q.shares++
 	}
 }
 
@@ -84,6 +97,9 @@ func (q *order) leave(o *op, wake func(*op)) {
 		o.prev, o.next = nil, nil
 		if o.holds {
 			q.holds--
+		}
+		if o.shared {
+			q.shares--
 		}
 	}
 	for p := q.parked.head; p != nil; {

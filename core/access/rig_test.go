@@ -95,7 +95,8 @@ type fakeMeta struct {
 	behind   map[uuid.UUID][]uint32
 	allocate func() error // asked before each allocation
 	confirm  func() error // what Confirm answers
-	replace  func() error // asked before each Replace
+	replace  func() error // asked before each ChangeSet
+	answer   error        // of a ChangeSet that was carried out
 }
 
 func (m *fakeMeta) Deadline() int64 { return m.deadline.Load() }
@@ -113,7 +114,13 @@ func (m *fakeMeta) Leases(_ context.Context, v uuid.UUID) ([]Lease, error) {
 	return out, nil
 }
 
-func (m *fakeMeta) Allocate(_ context.Context, v uuid.UUID, i uint32) (Lease, error) {
+func (m *fakeMeta) Lease(_ context.Context, v uuid.UUID, i uint32) (Lease, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leases[v][i], nil
+}
+
+func (m *fakeMeta) Allocate(_ context.Context, v uuid.UUID, i uint32, _ []uuid.UUID) (Lease, error) {
 	m.mu.Lock()
 	ask := m.allocate
 	m.mu.Unlock()
@@ -130,25 +137,25 @@ func (m *fakeMeta) Allocate(_ context.Context, v uuid.UUID, i uint32) (Lease, er
 	l, ok := m.leases[v][i]
 	if !ok {
 		m.next += 2
-		l = Lease{Generation: m.next, Store: m.stores[int(i)%len(m.stores)]}
+		l = Lease{Generation: m.next, Set: []extent.Member{{Store: m.stores[int(i)%len(m.stores)]}}}
 		m.leases[v][i] = l
 	}
 	return l, nil
 }
 
-func (m *fakeMeta) Confirm(_ context.Context, v uuid.UUID, i uint32, g extent.Generation) error {
+func (m *fakeMeta) Confirm(_ context.Context, v uuid.UUID, i uint32, g extent.Generation, _ []uuid.UUID) ([]extent.Member, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := m.leases[v][i]
 	if l.Generation != g || l.Allocated {
-		return fmt.Errorf("extent %d was confirmed at generation %d, and is %+v", i, g, l)
+		return nil, fmt.Errorf("extent %d was confirmed at generation %d, and is %+v", i, g, l)
 	}
 	l.Generation, l.Allocated = g+1, true
 	m.leases[v][i] = l
 	if m.confirm != nil {
-		return m.confirm()
+		return l.Set, m.confirm()
 	}
-	return nil
+	return l.Set, nil
 }
 
 func (m *fakeMeta) Behind(_ context.Context, v uuid.UUID, found []uint32) ([]uint32, error) {
@@ -161,7 +168,7 @@ func (m *fakeMeta) Behind(_ context.Context, v uuid.UUID, found []uint32) ([]uin
 	return slices.Clone(m.behind[v]), nil
 }
 
-func (m *fakeMeta) Replace(_ context.Context, v uuid.UUID, i uint32, g extent.Generation, by extent.Member) (extent.Generation, error) {
+func (m *fakeMeta) ChangeSet(_ context.Context, v uuid.UUID, c SetChange) (extent.Generation, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.replace != nil {
@@ -169,13 +176,13 @@ func (m *fakeMeta) Replace(_ context.Context, v uuid.UUID, i uint32, g extent.Ge
 			return 0, err
 		}
 	}
-	l := m.leases[v][i]
-	if l.Generation != g || !l.Allocated {
-		return 0, fmt.Errorf("extent %d is %+v, not at generation %d: %w", i, l, g, meta.ErrConflict)
+	l := m.leases[v][c.Index]
+	if l.Generation != c.Generation || !l.Allocated || !slices.Equal(l.Set, c.Set) {
+		return 0, fmt.Errorf("extent %d is %+v, not at generation %d: %w", c.Index, l, c.Generation, meta.ErrConflict)
 	}
-	l.Generation, l.Store = g+1, by.Store
-	m.leases[v][i] = l
-	return l.Generation, nil
+	l.Generation, l.Set = c.Generation+1, c.Next
+	m.leases[v][c.Index] = l
+	return l.Generation, m.answer
 }
 
 func (m *fakeMeta) Free(_ context.Context, v uuid.UUID, from uint32) error {

@@ -68,6 +68,9 @@ type VolumeStats struct {
 	WriteBytes uint64
 	Errors     uint64 // commands answered with anything but success or a miscompare
 	InFlight   int
+	Corrupt    uint64    // reads that found a damaged block on a replica
+	Repaired   uint64    // blocks that were repaired from another replica
+	Leveled    uint64    // regions that were made equal on all replicas after a takeover
 	Trouble    string    // why some of it cannot be served; "" is well
 	Read       Histogram // time in the core
 	Write      Histogram

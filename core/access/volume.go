@@ -33,20 +33,26 @@ type Geometry struct {
 
 // Volume is an open volume. Owned by the reactor.
 type Volume struct {
-	access    *Access
-	id        uuid.UUID
-	name      string
-	size      int64
-	blockSize int
-	durable   bool
-	hardening bool // durable, but what was acknowledged before may not be yet
-	losses    uint64
-	extents   []extentSlot
-	stores    []*extent.Store // those that hold extents of it
-	missing   int             // extents whose store is not here
-	order     order
-	hosts     map[Host]*hostState // by protocol and name
-	guard     Guard               // nil: no reservation
+	access     *Access
+	id         uuid.UUID
+	name       string
+	size       int64
+	blockSize  int
+	durable    bool
+	hardening  bool // durable, but what was acknowledged before may not be yet
+	losses     uint64
+	extents    []extentSlot
+	replicated bool    // some extent has, or had, several replicas
+	stores     []Store // those that hold extents of it
+	missing    int     // extents of which a replica is out of reach
+	order      order
+	hosts      map[Host]*hostState // by protocol and name
+	guard      Guard               // nil: no reservation
+
+	regionBlocks uint32
+	tending      bool // upkeep goes through the extents
+	tendAt       int
+	tendRegion   uint32
 
 	users     int // grants
 	inflight  int // commands
@@ -77,26 +83,6 @@ type Guard interface {
 	AllowsRead(Host) bool
 	AllowsWrite(Host) bool
 }
-
-// extentSlot is one extent's place in a volume.
-type extentSlot struct {
-	state      extentState
-	storeID    uuid.UUID
-	store      *extent.Store // nil: absent, or the store is not here
-	handle     *extent.Extent
-	generation extent.Generation
-	resolving  *resolving // not nil: a control goroutine is at it
-	disowned   bool       // Meta is behind what a store has of it; on no store that is here
-	joiner     *joiner    // not nil: another store gets every write, too
-}
-
-type extentState uint8
-
-const (
-	extentAbsent   extentState = iota // never written: reads as zeros
-	extentUnsealed                    // exists; our generation is not sealed on it yet
-	extentReady
-)
 
 // resolving is who waits for an extent.
 type resolving struct {
@@ -253,43 +239,24 @@ func (v *Volume) raise(h *hostState, epoch uint64) <-chan struct{} {
 	return h.settled
 }
 
-// ready says whether extent i can be used for kind now; if not, o is parked until it
-// can or cannot for good.
-func (v *Volume) ready(o *op, i int64, kind extent.Op) bool {
-	e := &v.extents[i]
-	if e.resolving == nil && (e.state == extentReady || (e.state == extentAbsent && kind != extent.OpWrite)) {
-		return true
-	}
-	v.resolve(uint32(i)).ops.push(o)
-	return false
-}
-
-// resolve has extent i made usable, allocated if need be.
-func (v *Volume) resolve(i uint32) *resolving {
-	e := &v.extents[i]
-	if e.resolving == nil {
-		e.resolving = &resolving{seq: v.seq}
-		v.seq++
-		v.resolving++
-		v.access.resolve(v, i, *e)
-	}
-	return e.resolving
-}
-
-// resolved ends what resolve began; handle is nil if it failed.
-func (v *Volume) resolved(i uint32, s *extent.Store, handle *extent.Extent, g extent.Generation, status ring.Status) {
+// resolved ends what resolve began: extent i is as next says, if that is ready.
+func (v *Volume) resolved(i uint32, next extentSlot, status ring.Status) {
 	e := &v.extents[i]
 	r := e.resolving
-	e.resolving = nil
-	if handle != nil {
-		if e.store == nil {
-			e.store = s
-			e.storeID, _ = s.Identity()
-			v.recount(e)
+	gone, joiner, levels, short := e.gone, e.joiner, e.levels, e.short
+	*e = next
+	e.joiner, e.levels, e.short, e.resolving = joiner, levels, short, nil
+	for _, id := range gone { // failed meanwhile, or not out of the set yet
+		if e.has(id) && e.state != extentAbsent {
+			e.gone = append(e.gone, id)
 		}
-		e.state, e.handle, e.generation = extentReady, handle, g
+	}
+	if e.state == extentReady {
+		v.access.attach(extent.ID{Volume: v.id, Index: i}, e.set)
+		v.replicated = v.replicated || len(e.set) > 1
 		v.stats.Trouble = ""
 	}
+	v.recount(e)
 	for o := r.ops.head; o != nil; o = r.ops.head {
 		o.fail(status, 0)
 		v.access.wake(o)
@@ -305,19 +272,31 @@ func (v *Volume) resolved(i uint32, s *extent.Store, handle *extent.Extent, g ex
 // one extent, if that is not nil.
 func (v *Volume) recount(one *extentSlot) {
 	if one != nil {
-		if !slices.Contains(v.stores, one.store) {
-			v.stores = append(v.stores, one.store)
-		}
+		v.count(one)
 		return
 	}
 	v.stores, v.missing = nil, 0
 	for i := range v.extents {
-		switch e := &v.extents[i]; {
-		case e.store != nil:
-			v.recount(e)
-		case e.state != extentAbsent:
-			v.missing++
+		v.extents[i].short = false
+		v.count(&v.extents[i])
+	}
+}
+
+func (v *Volume) count(e *extentSlot) {
+	if e.short {
+		v.missing--
+	}
+	e.short = e.disowned
+	for i := range e.set {
+		s := e.set[i].store
+		if s == nil {
+			e.short = true
+		} else if !slices.Contains(v.stores, s) {
+			v.stores = append(v.stores, s)
 		}
+	}
+	if e.short {
+		v.missing++
 	}
 }
 
@@ -368,7 +347,7 @@ func (v *Volume) disown(behind []uint32) {
 		if e.disowned || !listed && (e.state != extentAbsent || v.newest(uint32(i)) == 0) {
 			continue
 		}
-		*e = extentSlot{state: extentUnsealed, disowned: true}
+		*e = extentSlot{state: extentUnsealed, disowned: true, short: e.short}
 		if n++; first < 0 {
 			first = i
 		}

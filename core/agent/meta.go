@@ -127,6 +127,10 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	if err != nil {
 		return nil, err
 	}
+	stores, err := l.stores(ctx)
+	if err != nil {
+		return nil, err
+	}
 	// An extent that was never allocated is at the owner's term.
 	out := make([]access.Lease, v.Extents(l.meta.Cluster().ExtentBytes))
 	for i := range out {
@@ -134,7 +138,7 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	}
 	err = l.meta.Leases(ctx, owner, func(g meta.Lease) error {
 		if int(g.Index) < len(out) {
-			out[g.Index] = lease(g)
+			out[g.Index] = lease(g, v, stores)
 		}
 		return nil
 	})
@@ -165,25 +169,52 @@ func (l leases) here(ctx context.Context, v meta.Volume) error {
 	return err
 }
 
+// Lease implements access.Meta.
+func (l leases) Lease(ctx context.Context, volume uuid.UUID, index uint32) (access.Lease, error) {
+	v, err := l.meta.Volume(ctx, volume)
+	if err != nil {
+		return access.Lease{}, err
+	}
+	stores, err := l.stores(ctx)
+	if err != nil {
+		return access.Lease{}, err
+	}
+	got, err := l.meta.Lease(ctx, l.session, volume, index)
+	return lease(got, v, stores), err
+}
+
+func (l leases) stores(ctx context.Context) (map[uuid.UUID]meta.Store, error) {
+	all, err := l.meta.Stores(ctx)
+	out := make(map[uuid.UUID]meta.Store, len(all))
+	for _, s := range all {
+		out[s.ID] = s
+	}
+	return out, err
+}
+
 // Allocate implements access.Meta.
-func (l leases) Allocate(ctx context.Context, volume uuid.UUID, index uint32) (access.Lease, error) {
-	got, err := l.meta.PlaceExtent(ctx, l.session, volume, index, nil)
-	return lease(got), err
+func (l leases) Allocate(ctx context.Context, volume uuid.UUID, index uint32, avoid []uuid.UUID) (access.Lease, error) {
+	got, err := l.meta.PlaceExtent(ctx, l.session, volume, index, avoid)
+	return lease(got, meta.Volume{}, nil), err
 }
 
 // Confirm implements access.Meta.
-func (l leases) Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation) error {
-	got, err := l.meta.ConfirmExtent(ctx, l.session, volume, index, meta.Generation(g), nil)
+func (l leases) Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation, stores []uuid.UUID) ([]extent.Member, error) {
+	got, err := l.meta.ConfirmExtent(ctx, l.session, volume, index, meta.Generation(g), stores)
 	if err == nil && extent.Generation(got.Generation) != g+1 {
 		err = fmt.Errorf("extent %d is at generation %d, not %d: %w", index, got.Generation, g+1, meta.ErrConflict)
 	}
-	return err
+	return lease(got, meta.Volume{}, nil).Set, err
 }
 
-func lease(g meta.Lease) access.Lease {
-	out := access.Lease{Generation: extent.Generation(g.Generation)}
-	if len(g.Set) > 0 {
-		out.Store, out.Allocated = g.Set[0].Store, !g.Tentative
+// lease says it as Access does. Without stores no member is suspect.
+func lease(g meta.Lease, v meta.Volume, stores map[uuid.UUID]meta.Store) access.Lease {
+	out := access.Lease{Generation: extent.Generation(g.Generation), Allocated: len(g.Set) > 0 && !g.Tentative}
+	for _, m := range g.Set {
+		out.Set = append(out.Set, extent.Member(m))
+		if s, ok := stores[m.Store]; ok && !s.Vouches(m, v.IsVolatile()) {
+			out.Suspect = append(out.Suspect, m.Store)
+		}
 	}
 	return out
 }
@@ -193,17 +224,11 @@ func (l leases) Behind(ctx context.Context, volume uuid.UUID, found []uint32) ([
 	return l.meta.Behind(ctx, volume, found)
 }
 
-// Replace implements access.Meta.
-func (l leases) Replace(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation, by extent.Member) (extent.Generation, error) {
-	e, err := l.meta.Extent(ctx, volume, index)
-	if err != nil {
-		return 0, err
-	}
-	if len(e.Set) != 1 {
-		return 0, fmt.Errorf("extent %d has %d replicas, not one: %w", index, len(e.Set), meta.ErrConflict)
-	}
-	next := []meta.Member{{Store: by.Store, Incarnation: by.Incarnation}}
-	change := []meta.SetChange{{Index: index, Generation: meta.Generation(g), Set: e.Set, Next: next, Joined: next}}
+// ChangeSet implements access.Meta.
+func (l leases) ChangeSet(ctx context.Context, volume uuid.UUID, c access.SetChange) (extent.Generation, error) {
+	change := []meta.SetChange{{
+		Index: c.Index, Generation: meta.Generation(c.Generation), Set: metaMembers(c.Set), Next: metaMembers(c.Next), Joined: metaMembers(c.Joined),
+	}}
 	got, err := l.meta.ChangeSets(ctx, l.session, volume, change)
 	for err != nil && !errors.Is(err, meta.ErrConflict) && !errors.Is(err, meta.ErrSessionExpired) && ctx.Err() == nil {
 		// Perhaps it was carried out: only the same request again can tell.
@@ -217,6 +242,13 @@ func (l leases) Replace(ctx context.Context, volume uuid.UUID, index uint32, g e
 		return 0, err
 	}
 	return extent.Generation(got[0]), nil
+}
+
+func metaMembers(all []extent.Member) (out []meta.Member) {
+	for _, m := range all {
+		out = append(out, meta.Member(m))
+	}
+	return out
 }
 
 // Free implements access.Meta.

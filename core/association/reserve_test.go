@@ -13,7 +13,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mooring-io/mooring/core/access"
-	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/meta/store"
 	"github.com/mooring-io/mooring/core/meta/store/memory"
@@ -47,18 +46,12 @@ func (s *slowStore) Get(ctx context.Context, key string) (store.KV, error) {
 	return kv, err
 }
 
-// noLeases is the Meta of an Access whose volumes have no extents.
-type noLeases struct{}
+// noLeases is the Meta of an Access whose volumes have no extents; it is asked for nothing else.
+type noLeases struct{ access.Meta }
 
 func (noLeases) Leases(context.Context, uuid.UUID) ([]access.Lease, error) { return nil, nil }
-func (noLeases) Allocate(context.Context, uuid.UUID, uint32) (access.Lease, error) {
+func (noLeases) Allocate(context.Context, uuid.UUID, uint32, []uuid.UUID) (access.Lease, error) {
 	return access.Lease{}, meta.ErrNoStore
-}
-func (noLeases) Confirm(context.Context, uuid.UUID, uint32, extent.Generation) error { return nil }
-func (noLeases) Free(context.Context, uuid.UUID, uint32) error                       { return nil }
-func (noLeases) Behind(context.Context, uuid.UUID, []uint32) ([]uint32, error)       { return nil, nil }
-func (noLeases) Replace(context.Context, uuid.UUID, uint32, extent.Generation, extent.Member) (extent.Generation, error) {
-	return 0, nil
 }
 func (noLeases) Deadline() int64 { return math.MaxInt64 }
 

@@ -24,8 +24,9 @@ type Seal struct {
 	Absence *Absence
 }
 
-// Absence is what a replica keeps for stores that left the set and may come back: the regions that they miss. While there is such a
-// store, the replica adds what is written; without one it forgets them.
+// Absence is what a replica keeps for stores that left the set and may come back: the regions that they miss. A store that leaves
+// misses what is dirty then, or has there what others do not. While there is such a store, the replica adds what is
+// written; without one it forgets them.
 type Absence struct {
 	Stores []uuid.UUID
 	Behind Regions // at least these; may be nil
@@ -78,6 +79,11 @@ func (r *replica) take(s *Seal) {
 	}
 	if len(a.Stores) > 0 {
 		r.behind.Or(a.Behind)
+	}
+	for _, id := range a.Stores {
+		if !slices.Contains(r.absent, id) {
+			r.behind.Or(r.dirty)
+		}
 	}
 	r.absent = append(r.absent[:0], a.Stores...)
 }

@@ -96,9 +96,7 @@ func TestReplicaRemembers(t *testing.T) {
 		t.Fatalf("clean of a part of a region: %v", err)
 	}
 	reopen()
-	behind := NewRegions(64)
-	behind.Add(2, 3)
-	expect(Seal{Gen: 4, Set: []Member{a}, Absence: &Absence{Stores: []uuid.UUID{b.Store}, Behind: behind}}, []Member{a, b}, nil, []uint32{2}, nil)
+	expect(Seal{Gen: 4, Set: []Member{a}, Absence: &Absence{Stores: []uuid.UUID{b.Store}}}, []Member{a, b}, nil, []uint32{2}, nil)
 	zero := &IO{Op: OpZero, Extent: e, Gen: 4, Block: region(60), Blocks: region(2)}
 	r.run(zero)
 	must(errors.Join(zero.Err, clean(4, 0, 1024)))

@@ -42,6 +42,16 @@ type Store struct {
 	BootID      string    `json:"boot_id"` // of the machine at its last start
 	Clean       bool      `json:"clean"`   // its last life ended with all it acknowledged on the medium
 	Started     time.Time `json:"started"`
+	// Lost is the first life after one that may have lost unflushed writes, Broken the
+	// first after one in which a write or sync failed; 0: there was none.
+	Lost   uint64 `json:"lost,omitempty"`
+	Broken uint64 `json:"broken,omitempty"`
+}
+
+// Vouches says whether the store has all that was acknowledged of a volume to which it
+// is a member of an extent's set, as far as is known.
+func (s Store) Vouches(m Member, volatile bool) bool {
+	return m.Incarnation >= s.Broken && (!volatile || m.Incarnation >= s.Lost)
 }
 
 // StoreStart tells Meta that a store begins a life.
@@ -103,6 +113,15 @@ func (m *Meta) StartStore(ctx context.Context, s *Session, o StoreStart) (Store,
 		}
 		if old.State == StoreDraining {
 			out.State, out.Reason = old.State, old.Reason
+		}
+		out.Lost, out.Broken = old.Lost, old.Broken
+		if life > old.Incarnation && err == nil {
+			if !old.Clean && old.BootID != o.BootID {
+				out.Lost = life
+			}
+			if old.State == StoreFailed {
+				out.Broken = life
+			}
 		}
 		s.require(x)
 		x.update(keyStore(o.ID), rev, out)

@@ -34,6 +34,11 @@ func (m *Meta) Leases(ctx context.Context, o Ownership, fn func(Lease) error) er
 	return m.Extents(ctx, o.Volume, func(i uint32, e Extent) error { return fn(o.lease(i, e)) })
 }
 
+// Lease returns the lease of one extent of a volume that the session owns.
+func (m *Meta) Lease(ctx context.Context, s *Session, volume uuid.UUID, index uint32) (Lease, error) {
+	return m.changeExtent(ctx, s, volume, index, func(*leaseEnv, uint32, *Extent) error { return nil })
+}
+
 // PlaceExtent chooses the stores of an extent that has none, for the owner of its
 // volume: as many as the volume is to have replicas, or as there are. They are
 // tentative: the caller makes the replicas at the next generation and calls

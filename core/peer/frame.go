@@ -57,7 +57,8 @@ const (
 	kindCreate
 	kindSeal
 	kindDelete
-	kindMapped // which regions have data
+	kindMapped     // which regions have data
+	kindDeleteFrom // some of the extents of a volume from index on; block of the reply: 1 if there are more
 	kindEnd
 )
 
@@ -118,7 +119,7 @@ func (h *header) parse(b []byte) error {
 	}
 	longest := uint32(0)
 	switch h.kind {
-	case kindHello, kindFlush, kindZero, kindClean, kindDelete, kindMapped:
+	case kindHello, kindFlush, kindZero, kindClean, kindDelete, kindMapped, kindDeleteFrom:
 	case kindRead:
 		if h.blocks == 0 || h.blocks > maxReadBlocks {
 			return malformed("a read of %d blocks", h.blocks)

@@ -32,6 +32,7 @@ func headers() []header {
 		{kind: kindSeal, length: 8, gen: 3},
 		{kind: kindDelete},
 		{kind: kindMapped},
+		{kind: kindDeleteFrom, id: extent.ID{Volume: idA, Index: 1}},
 	}
 }
 

@@ -26,7 +26,7 @@ type flight struct {
 	until int64 // ns; 0: the tag is free
 	store *Store
 	io    *extent.IO
-	reply func(payload []byte, err error) // of a control request
+	reply func(h *header, payload []byte, err error) // of a control request; h is nil with an error
 }
 
 // Store is a store of another node, in one of its lives, at the end of a link. It takes the requests that an extent.Store
@@ -98,12 +98,12 @@ func (s *Store) Kick() {}
 
 // Create is extent.Store's.
 func (s *Store) Create(id extent.ID, w extent.Seal, done func(error)) {
-	s.ask(header{kind: kindCreate, id: id, gen: w.Gen}, appendSeal(nil, &w), func(_ []byte, err error) { done(err) })
+	s.ask(header{kind: kindCreate, id: id, gen: w.Gen}, appendSeal(nil, &w), func(_ *header, _ []byte, err error) { done(err) })
 }
 
 // Seal is extent.Store's.
 func (s *Store) Seal(id extent.ID, w extent.Seal, done func(extent.Sealed, error)) {
-	s.ask(header{kind: kindSeal, id: id, gen: w.Gen}, appendSeal(nil, &w), func(p []byte, err error) {
+	s.ask(header{kind: kindSeal, id: id, gen: w.Gen}, appendSeal(nil, &w), func(_ *header, p []byte, err error) {
 		var was extent.Sealed
 		if err == nil {
 			was, err = parseSealed(p)
@@ -117,7 +117,7 @@ func (s *Store) Seal(id extent.ID, w extent.Seal, done func(extent.Sealed, error
 
 // Mapped is extent.Store's.
 func (s *Store) Mapped(id extent.ID, done func(extent.Regions, error)) {
-	s.ask(header{kind: kindMapped, id: id}, nil, func(p []byte, err error) {
+	s.ask(header{kind: kindMapped, id: id}, nil, func(_ *header, p []byte, err error) {
 		var mapped extent.Regions
 		if err == nil {
 			mapped, err = parseMapped(p)
@@ -135,14 +135,25 @@ func (s *Store) fits(r extent.Regions) bool {
 
 // Delete is extent.Store's.
 func (s *Store) Delete(id extent.ID, done func(error)) {
-	s.ask(header{kind: kindDelete, id: id}, nil, func(_ []byte, err error) { done(err) })
+	s.ask(header{kind: kindDelete, id: id}, nil, func(_ *header, _ []byte, err error) { done(err) })
+}
+
+// DeleteFrom is extent.Store's.
+func (s *Store) DeleteFrom(vol uuid.UUID, from uint32, done func(error)) {
+	s.ask(header{kind: kindDeleteFrom, id: extent.ID{Volume: vol, Index: from}}, nil, func(h *header, _ []byte, err error) {
+		if err == nil && h.block > 0 {
+			s.DeleteFrom(vol, from, done)
+			return
+		}
+		done(err)
+	})
 }
 
 // ask sends a control request. done may run at once.
-func (s *Store) ask(h header, payload []byte, done func([]byte, error)) {
+func (s *Store) ask(h header, payload []byte, done func(*header, []byte, error)) {
 	k := s.link
 	if s.gone || k.broken != nil {
-		done(nil, s.lost())
+		done(nil, nil, s.lost())
 		return
 	}
 	h.store = s.number
@@ -232,7 +243,10 @@ func (k *link) take(h *header, p []byte) error {
 		err = fmt.Errorf("store %s of node %s: %w", done.store.id, k.node, err)
 	}
 	if done.io == nil {
-		done.reply(p, err)
+		if err != nil {
+			h, p = nil, nil
+		}
+		done.reply(h, p, err)
 		return nil
 	}
 	if done.io.Err = err; h.status == statusCorrupt {
@@ -291,7 +305,7 @@ func (k *link) fail(err error) {
 		}
 		k.arrive(uint32(tag))
 		if f.io == nil {
-			f.reply(nil, f.store.lost())
+			f.reply(nil, nil, f.store.lost())
 			continue
 		}
 		f.io.Err = f.store.lost()

@@ -312,6 +312,13 @@ func TestRequests(t *testing.T) {
 		if s.store.Extent(one) != nil {
 			t.Error("the extent is there still")
 		}
+		for i := range uint32(3 * deleteSome) {
+			must(c.ask(func(done func(error)) { st.Create(extent.ID{Volume: idA, Index: i}, extent.Seal{Gen: 1}, done) }))
+		}
+		must(c.ask(func(done func(error)) { st.DeleteFrom(idA, 5, done) }))
+		if n := len(s.store.IDs()); n != 5 {
+			t.Errorf("%d extents are left, not 5", n)
+		}
 		if !s.links.Idle() || len(c.links.ended) > 0 {
 			t.Error("something is left under way")
 		}

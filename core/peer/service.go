@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -206,6 +207,8 @@ func (s *service) control(store *extent.Store, h *header, p []byte) error {
 		store.Seal(id, w, func(was extent.Sealed, err error) { done(err, appendSealed(nil, &was)) })
 	case kindDelete:
 		store.Delete(id, func(err error) { done(err, nil) })
+	case kindDeleteFrom:
+		s.deleteFrom(store, id, tag)
 	default:
 		store.Mapped(id, func(m extent.Regions, err error) { done(err, appendRegions(nil, m)) })
 	}
@@ -265,4 +268,34 @@ func (s *service) fail(err error) {
 	if s.unsettled() != nil {
 		l.ending = append(l.ending, s)
 	}
+}
+
+// deleteSome is how many extents one request deletes.
+const deleteSome = 16
+
+// deleteFrom deletes some extents of a volume from an index on, and says whether there are more.
+func (s *service) deleteFrom(store *extent.Store, from extent.ID, tag uint32) {
+	var ids []extent.ID
+	for _, id := range store.IDs() {
+		if id.Volume == from.Volume && id.Index >= from.Index {
+			ids = append(ids, id)
+		}
+	}
+	more := uint32(0)
+	if len(ids) > deleteSome {
+		ids, more = ids[:deleteSome], 1
+	}
+	left := len(ids) + 1
+	var failed error
+	end := func(err error) {
+		failed = errors.Join(failed, err)
+		if left--; left == 0 {
+			s.answer(tag, statusOf(failed), more, nil)
+			s.ended()
+		}
+	}
+	for _, id := range ids {
+		store.Delete(id, end)
+	}
+	end(nil)
 }

@@ -40,6 +40,7 @@ func volumeCreate(g *globals) *cobra.Command {
 	c.Flags().StringVar(&bytes, "size", "", "`size`, such as 100GiB (required)")
 	c.Flags().IntVar(&in.BlockSize, "block-size", 4096, "logical block size, 512 or 4096 `bytes`")
 	c.Flags().StringVar(&in.Durability, "durability", "sync", "sync, or volatile: writes may wait in the disk's cache for a flush")
+	c.Flags().IntVar(&in.Replicas, "replicas", 0, "on how many nodes its data lies; without, on one")
 	c.Flags().StringVar(&in.Tenant, "tenant", "", "owner; without, the default tenant")
 	c.Flags().StringVar(&in.Group, "group", "", "namespace `group`, which a balancing path policy spreads over access points")
 	return c
@@ -79,6 +80,7 @@ func volumeShow(g *globals) *cobra.Command {
 				row("used", size(v.Used))
 				row("block size", v.BlockSize)
 				row("durability", v.Durability)
+				row("replicas", v.Replicas)
 				row("group", v.Group)
 				row("created", v.Created.Format("2006-01-02 15:04:05"))
 				row("state", v.State)

@@ -51,6 +51,7 @@ type Volume struct {
 	Used       int64     `json:"used"`
 	BlockSize  int       `json:"block_size"`
 	Durability string    `json:"durability"`
+	Replicas   int       `json:"replicas"`
 	Group      string    `json:"group,omitempty"` // namespace group
 	Created    time.Time `json:"created"`
 	Managed    string    `json:"managed,omitempty"` // file:line of the block that sets it
@@ -67,6 +68,7 @@ type VolumeCreate struct {
 	Size       int64  `json:"size"`
 	BlockSize  int    `json:"block_size,omitempty"` // 512 or 4096; 0 is 4096
 	Durability string `json:"durability,omitempty"` // sync or volatile; "" is sync
+	Replicas   int    `json:"replicas,omitempty"`   // on different nodes; 0 is 1
 	Group      string `json:"group,omitempty"`      // namespace group; "" is none
 }
 

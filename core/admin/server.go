@@ -241,7 +241,7 @@ func (s *Server) present(ctx context.Context, vs []meta.Volume) ([]Volume, error
 		}
 		o := Volume{
 			Name: v.Name, ID: v.ID.String(), Tenant: v.Tenant, Size: v.Bytes, Used: used[v.ID], BlockSize: v.BlockBytes,
-			Durability: string(v.Durability), Group: v.Group, Created: v.Created, Managed: managed(v.Managed), Users: users, State: "online",
+			Durability: string(v.Durability), Replicas: v.Replicas, Group: v.Group, Created: v.Created, Managed: managed(v.Managed), Users: users, State: "online",
 		}
 		for i := range stats.Volumes {
 			if st := &stats.Volumes[i]; st.Volume == v.ID {
@@ -285,7 +285,7 @@ func (s *Server) createVolume(r *http.Request) (any, error) {
 		return nil, err
 	}
 	v, err := s.Meta.CreateVolume(r.Context(), meta.Volume{
-		Name: in.Name, Tenant: in.Tenant, Bytes: in.Size, BlockBytes: in.BlockSize, Durability: meta.Durability(in.Durability), Group: in.Group,
+		Name: in.Name, Tenant: in.Tenant, Bytes: in.Size, BlockBytes: in.BlockSize, Durability: meta.Durability(in.Durability), Replicas: in.Replicas, Group: in.Group,
 	})
 	if err == nil {
 		s.Agent.Note("volume-created", v.String(), config.FormatSize(v.Bytes))

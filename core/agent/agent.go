@@ -29,6 +29,7 @@ import (
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/meta/store"
 	"github.com/mooring-io/mooring/core/path"
+	"github.com/mooring-io/mooring/core/peer"
 	"github.com/mooring-io/mooring/core/supervisor"
 	"github.com/mooring-io/mooring/core/vfs"
 )
@@ -74,6 +75,8 @@ type agent struct {
 	queue   vfs.Queue
 	reactor *access.Reactor
 	access  *access.Access
+	links   *peer.Links // to and from the stores of other nodes; nil: a node of its own
+	known   members     // of the cluster
 	paths   *path.Engine
 	hosts   *association.Service
 	plugins *supervisor.Supervisor
@@ -231,7 +234,9 @@ func (a *agent) start(ctx context.Context, undo *stack) error {
 	}{
 		{"open the metadata", a.openMeta},
 		{"start the reactor", a.startReactor},
+		{"make the links to other nodes", a.startLinks},
 		{"open the stores", a.openStores},
+		{"reach the stores of other nodes", a.startPeers},
 		{"finish what was left", a.finishLeftovers},
 		{"apply the configuration", a.applyObjects},
 		{"start the services", a.startServices},

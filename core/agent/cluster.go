@@ -62,13 +62,7 @@ func (a *agent) startDoor(ctx context.Context, undo *stack) error {
 	if err != nil {
 		return err
 	}
-	nodes, err := a.meta.Nodes(ctx)
-	if err != nil {
-		return err
-	}
-	var known members
-	known.set(nodes)
-	l, err := cert.Listen(at, a.quorum.keys, known.admit, a.log.Named("cluster"))
+	l, err := cert.Listen(at, a.quorum.keys, a.known.admit, a.log.Named("cluster"))
 	if err != nil {
 		return err
 	}
@@ -80,13 +74,6 @@ func (a *agent) startDoor(ctx context.Context, undo *stack) error {
 	}
 	life, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		for range a.meta.Watch(life, meta.TopicNodes) {
-			if nodes, err := a.meta.Nodes(life); err == nil {
-				known.set(nodes)
-			}
-		}
-	})
 	wg.Go(func() { a.renewCertificate(life) })
 	undo.push(func() error { stop(); wg.Wait(); return nil })
 	return nil

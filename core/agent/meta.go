@@ -120,9 +120,6 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	if err != nil {
 		return nil, err
 	}
-	if err := l.here(ctx, v); err != nil {
-		return nil, err
-	}
 	owner, err := l.meta.TakeVolume(ctx, l.session, volume)
 	if err != nil {
 		return nil, err
@@ -145,7 +142,6 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	return out, err
 }
 
-// here refuses a volume whose data lies on other nodes alone: this one could take its
 // leases when they are down, and would keep them from serving it when they are back.
 func (l leases) here(ctx context.Context, v meta.Volume) error {
 	stores, err := l.meta.Stores(ctx)

@@ -118,6 +118,9 @@ func (a *agent) openStore(ctx context.Context, c config.Store) error {
 	if err == nil {
 		err = a.access.AddStore(ctx, s)
 	}
+	if err == nil {
+		err = a.lend(ctx, s)
+	}
 	if err != nil {
 		return errors.Join(err, s.Close(ctx))
 	}
@@ -336,6 +339,9 @@ func (a *agent) RemoveStore(ctx context.Context, name string) error {
 	u := s.store.Usage()
 	if u.Extents > 0 {
 		return &meta.InUseError{What: "store " + name, Users: []string{fmt.Sprintf("%d extents; empty it with: mooring store drain %s", u.Extents, name)}}
+	}
+	if err := a.unlend(ctx, s.store); err != nil {
+		return err
 	}
 	if err := a.meta.RemoveStore(ctx, id); err != nil {
 		return err

@@ -1,0 +1,106 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"github.com/mooring-io/mooring/core/admin"
+	"github.com/mooring-io/mooring/sdk/nvme"
+	"github.com/mooring-io/mooring/sdk/nvmehost"
+)
+
+// replicated makes a volume with two replicas and its subsystem, writes to it at a node, and returns who holds the other replica.
+func replicated(nodes []*node, host *nvmehost.Controller) *node {
+	n := nodes[0]
+	n.t.Helper()
+	if err := again(func() error { return host.Write(n.ctx, 1, 0, first, false) }); err != nil {
+		n.t.Fatal(err)
+	}
+	for _, x := range nodes[1:] {
+		if s := get[[]admin.Store](x, "store", "list"); s[0].Extents == 1 {
+			return x
+		}
+	}
+	n.t.Fatal("there is no second replica")
+	return nil
+}
+
+var first = bytes.Repeat([]byte{5}, 4096)
+
+func (n *node) serveTwice() {
+	n.t.Helper()
+	n.do("volume", "create", "v", "-size", "1GiB", "-replicas", "2")
+	n.do("subsystem", "create", nqn, "-allow-any-host")
+	n.do("namespace", "attach", nqn, "-volume", "v")
+}
+
+// The death of a node that only holds a replica is no more than a pause.
+func TestReplicaDeath(t *testing.T) {
+	nodes := form(t, "a", "b", "c")
+	a := nodes[0]
+	a.serveTwice()
+	host := a.connect()
+	holder := replicated(nodes, host)
+	l := a.load(host)
+	l.goesOn(100)
+	l.gap.Store(0)
+	holder.kill()
+	until(a, "the dead node's session", state(holder.name, "down"), "node", "list")
+	l.goesOn(100)
+	t.Logf("the node with the second replica was killed: longest time without an answer %v", time.Duration(l.gap.Load()).Round(time.Millisecond))
+	holder.start()
+	l.goesOn(100)
+}
+
+// A volume with two replicas outlives the node that drives it: another one takes over, and a host that has a way there finds
+// all that was acknowledged.
+func TestOwnerDeath(t *testing.T) {
+	nodes := form(t, "a", "b", "c")
+	a := nodes[0]
+	a.serveTwice()
+	host := a.connect()
+	holder := replicated(nodes, host)
+	ways := map[*node]*nvmehost.Controller{}
+	for _, n := range nodes[1:] {
+		ways[n] = n.connect()
+	}
+	block := make([]byte, 4096)
+	for i := range byte(200) {
+		block[0] = i
+		if err := again(func() error { return host.Write(a.ctx, 1, nvme.LBA(1+i), block, false) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.kill()
+	began := time.Now()
+	var there *node
+	for there == nil {
+		for n, w := range ways {
+			// As hosts do: where it is inaccessible, or about to change, they try again, and elsewhere.
+			ctx, cancel := context.WithTimeout(n.ctx, time.Second)
+			err := w.Write(ctx, 1, 300, first, false)
+			cancel()
+			if err == nil {
+				there = n
+				break
+			}
+			if n.ctx.Err() != nil {
+				t.Fatalf("no node takes over: %v\n%s", err, n.log.String())
+			}
+		}
+	}
+	t.Logf("the node that drove the volume was killed: the first write was answered by %s (the other replica is on %s) after %v", there.name, holder.name, time.Since(began).Round(time.Millisecond))
+	got := make([]byte, 4096)
+	for i := range byte(200) {
+		block[0] = i
+		if err := again(func() error { return ways[there].Read(there.ctx, 1, nvme.LBA(1+i), got) }); err != nil || !bytes.Equal(got, block) {
+			t.Fatalf("block %d after the takeover: %x, %v", 1+i, got[:4], err)
+		}
+	}
+	l := there.load(ways[there])
+	l.goesOn(100)
+	a.start()
+	l.goesOn(100)
+}

@@ -54,7 +54,7 @@ func TestCompletion(t *testing.T) {
 		{"namespace detach ", []string{devNQN}},
 		{"namespace attach x -volume ", []string{"dev"}},
 		{"store drain ", []string{"main"}},
-		{"plugin logs ", []string{"policy-inherit", "transport-tcp"}},
+		{"plugin logs ", []string{"frontend-iscsi", "policy-inherit", "transport-tcp"}},
 	} {
 		out, err := a.mooring(append([]string{"__complete"}, strings.Split(c.args, " ")...)...)
 		got, _, _ := strings.Cut("\n"+out, "\n:")
@@ -67,7 +67,7 @@ func TestCompletion(t *testing.T) {
 // What the agent refuses is listed, and its exit code says whose fault it is.
 func TestRefusals(t *testing.T) {
 	exit := new(exec.ExitError)
-	if out, err := exec.Command(filepath.Join(programs, "mooring"), "agent", "-dev", "-listen", "gopher://127.0.0.1:70").CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "there are: nvme-tcp") {
+	if out, err := exec.Command(filepath.Join(programs, "mooring"), "agent", "-dev", "-listen", "gopher://127.0.0.1:70").CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "there are: iscsi, nvme-tcp") {
 		t.Errorf("an unknown scheme: %v\n%s", err, out)
 	}
 	f := newFile(t, freePort(t))

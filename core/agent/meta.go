@@ -142,29 +142,6 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	return out, err
 }
 
-// leases when they are down, and would keep them from serving it when they are back.
-func (l leases) here(ctx context.Context, v meta.Volume) error {
-	stores, err := l.meta.Stores(ctx)
-	if err != nil {
-		return err
-	}
-	mine := map[uuid.UUID]bool{}
-	for _, s := range stores {
-		mine[s.ID] = s.Node == l.session.Node()
-	}
-	some, any := false, false
-	err = l.meta.Extents(ctx, v.ID, func(_ uint32, e meta.Extent) error {
-		for _, m := range e.Set {
-			some, any = true, any || mine[m.Store]
-		}
-		return nil
-	})
-	if err == nil && some && !any {
-		err = fmt.Errorf("the data of volume %s lies on other nodes: %w", v, meta.ErrConflict)
-	}
-	return err
-}
-
 // Lease implements access.Meta.
 func (l leases) Lease(ctx context.Context, volume uuid.UUID, index uint32) (access.Lease, error) {
 	v, err := l.meta.Volume(ctx, volume)

@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 PLUGINS := $(notdir $(wildcard plugins/*))
 TOOL     = $(GO) tool -modfile=tools/dev/go.mod
 
-.PHONY: all build run demo-cluster test check check-quick lint vuln unit race model fuzz e2e bench install clean generate help deps
+.PHONY: all build run demo-cluster test check check-quick lint vuln unit race model fuzz e2e e2e-cluster bench install clean generate help deps
 
 all: build
 
@@ -32,7 +32,7 @@ check-quick: build check unit ## the part of test that needs neither root nor QE
 check: lint ## formatting, vet, linters, house rules
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags e2e ./e2e/...
+	$(GO) vet -tags e2e,cluster ./e2e/...
 
 # Only our own enumerations are held to account in a switch; a tag to abort is no operation of a volume.
 lint: ## staticcheck, lost errors, switches that miss a case, log calls that miss a value
@@ -64,6 +64,11 @@ fuzz: ## every fuzz target, 20 s each
 # The other packages below e2e need neither QEMU nor a file system of their own: they are part of unit.
 e2e: build ## real initiators in QEMU, power cuts on a file system that forgets
 	$(GO) test -tags e2e -p 1 -count=1 -timeout 30m -v ./e2e ./e2e/forgetfs ./e2e/powerloss
+
+# Not part of test: when the node that leads etcd dies soon after a cluster was formed, the others now and then
+# stay without the metadata, which TestNodeDeath shows.
+e2e-cluster: ## clusters of real agents on loopback: forming, growing, deaths
+	$(GO) test -tags cluster -count=1 -timeout 20m -v ./e2e/cluster
 
 bench: build ## the table of docs/performance.md
 	./tools/bench.sh

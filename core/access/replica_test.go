@@ -243,8 +243,8 @@ func TestNobodyLeft(t *testing.T) {
 func TestFormerOwnerIsFenced(t *testing.T) {
 	p := newPair(t, false)
 	f := p.held(0, fill(2, 1))
-	p.meta.end(p.a.session) // it was cut off from Meta for too long; its clock says so as well
-	p.a.access.mayServe()
+	p.meta.end(p.a.session)                  // it was cut off from Meta for too long; its clock says so as well
+	p.a.on(func() { p.a.access.mayServe() }) // it looks at its clock
 	_, h := p.b.volume(p.id, pairBytes, false)
 	p.read(p.b, h, 1, fill(1, 1))
 	p.write(p.b, h, 0, fill(3, 1))

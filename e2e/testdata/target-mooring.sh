@@ -46,6 +46,6 @@ kill_core() { # and start it again at once on the same data
 # target_evidence NAME: what the target says of itself, and what the host has counted, for the test to compare.
 target_evidence() {
 	$MOORING status -o json >"/results/status-$1.json" || [ $? = 6 ] # 6: something is degraded, as after a kill
-	wget -q -O "/results/metrics-$1.txt" http://127.0.0.1:9464/metrics || :
+	wget -q -O "/results/metrics-$1.txt" "$(sed -n 's/^ *metrics  *//p' $agent_out)" || :
 	cat /sys/block/nvme*c*n1/stat >"/results/stat-$1.txt"
 }

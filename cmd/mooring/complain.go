@@ -54,21 +54,29 @@ func fix(c *cobra.Command, kind, text string) string {
 	case admin.KindNotFound:
 		// What does not exist may be of another kind than what the command is about.
 		object, _, _ := strings.Cut(text, " ")
-		for _, group := range append(c.Root().Commands(), c.Parent()) {
-			if group == nil || group.Name() != object && group != c.Parent() {
-				continue
+		for _, group := range c.Root().Commands() {
+			if group.Name() == object && lists(group) != "" {
+				return lists(group)
 			}
-			for _, sister := range group.Commands() {
-				if sister.Name() == "list" {
-					return sister.CommandPath() + " shows those there are"
-				}
-			}
+		}
+		if parent := c.Parent(); parent != nil {
+			return lists(parent)
 		}
 	case admin.KindFull:
 		return "free space on that file system, or delete volumes; what could not be done can be tried again at once"
 	case admin.KindInUse:
 		if parent := c.Parent(); parent != nil && (parent.Name() == "volume" || parent.Name() == "subsystem") {
 			return "mooring namespace detach SUBSYSTEM NSID takes a namespace away from its hosts; the data stays"
+		}
+	}
+	return ""
+}
+
+// lists names the command that lists the objects of a group, if it has one.
+func lists(group *cobra.Command) string {
+	for _, c := range group.Commands() {
+		if c.Name() == "list" {
+			return c.CommandPath() + " shows those there are"
 		}
 	}
 	return ""

@@ -88,6 +88,23 @@ func TestComplaints(t *testing.T) {
 	}
 }
 
+// The hint names the list of what does not exist, else that of what the command is about.
+func TestHints(t *testing.T) {
+	root := newRoot()
+	allow, _, err := root.Find([]string{"host", "allow"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"volume default/x: not found": "mooring volume list shows those there are", "tenant t: not found": "mooring tenant list shows those there are",
+		"it is nowhere": "mooring host list shows those there are",
+	} {
+		if got := fix(allow, admin.KindNotFound, text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
 // The exit codes are documented in docs/cli.md.
 func TestExitCodes(t *testing.T) {
 	list := func(socket string) []string { return []string{"volume", "list", "-socket", socket} }

@@ -6,7 +6,7 @@ import "github.com/mooring-io/mooring/sdk/block"
 // of the pool waits for itself, so that hosts cannot take all of it.
 func (q *Queue) takeBuffer(c *Command, n int) {
 	c.need = n
-	if q.parked == nil && q.withinShare(n) {
+	if q.parked == nil && q.pool.Fair(q.poolBytes, n) {
 		if b, ok := q.pool.Alloc(n); ok {
 			q.give(c, b)
 			return
@@ -23,13 +23,6 @@ func (q *Queue) takeBuffer(c *Command, n int) {
 	q.awaitPool()
 }
 
-// withinShare says whether q may have n bytes more: as many as are free, besides one command's. The
-// threshold moves with the load: one queue that takes what it can gets half of the pool, and k of
-// them leave one part in k+1 to whoever comes next, however long their hosts keep them waiting.
-func (q *Queue) withinShare(n int) bool {
-	return q.poolBytes == 0 || q.poolBytes+n <= q.pool.Size()-q.pool.InUse()
-}
-
 func (q *Queue) give(c *Command, b block.Buffer) {
 	c.buf = b
 	q.poolBytes += b.Len()
@@ -40,7 +33,7 @@ func (q *Queue) give(c *Command, b block.Buffer) {
 
 // awaitPool waits for memory for the first parked command.
 func (q *Queue) awaitPool() {
-	if q.poolWaits || q.parked == nil || !q.withinShare(q.parked.need) {
+	if q.poolWaits || q.parked == nil || !q.pool.Fair(q.poolBytes, q.parked.need) {
 		return
 	}
 	q.poolWaits = true

@@ -3,10 +3,10 @@ package device
 import "github.com/mooring-io/mooring/sdk/block"
 
 // takeBuffer gives t size bytes of the pool as its Data, now or later, whatever the transport had there. A nexus whose tasks hold its share of the
-// pool waits for itself, so that one initiator cannot take all of it.
+// pool waits for itself, so that initiators cannot take all of it.
 func (n *Nexus) takeBuffer(t *Task, size int) {
 	t.need, t.Data = size, block.Buffer{}
-	if n.parkedFirst == nil && n.withinShare(size) {
+	if n.parkedFirst == nil && n.pool.Fair(n.poolBytes, size) {
 		if b, ok := n.pool.Alloc(size); ok {
 			n.give(t, b)
 			return
@@ -22,10 +22,6 @@ func (n *Nexus) takeBuffer(t *Task, size int) {
 	n.awaitPool()
 }
 
-func (n *Nexus) withinShare(size int) bool {
-	return n.poolBytes == 0 || n.poolBytes+size <= n.poolLimit
-}
-
 func (n *Nexus) give(t *Task, b block.Buffer) {
 	t.buf, t.Data = b, b
 	n.poolBytes += b.Len()
@@ -33,7 +29,7 @@ func (n *Nexus) give(t *Task, b block.Buffer) {
 
 // awaitPool waits for memory for the first parked task.
 func (n *Nexus) awaitPool() {
-	if n.poolWaits || n.parkedFirst == nil || !n.withinShare(n.parkedFirst.need) {
+	if n.poolWaits || n.parkedFirst == nil || !n.pool.Fair(n.poolBytes, n.parkedFirst.need) {
 		return
 	}
 	n.poolWaits = true
@@ -43,7 +39,7 @@ func (n *Nexus) awaitPool() {
 func (n *Nexus) poolReady(b block.Buffer) {
 	n.poolWaits = false
 	t := n.parkedFirst
-	if t == nil || t.need != b.Len() || !n.withinShare(t.need) {
+	if t == nil || t.need != b.Len() {
 		n.pool.Free(b) // who waited is gone
 		n.awaitPool()
 		return

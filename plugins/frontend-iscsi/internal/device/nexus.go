@@ -82,8 +82,7 @@ type Nexus struct {
 	parkedLast  *Task
 	poolWaits   bool // Pool.Wait has our function
 	poolBytes   int  // held by tasks
-	poolLimit   int
-	maxTransfer int // bytes of one command's data
+	maxTransfer int  // bytes of one command's data
 }
 
 // Verdict is the core's answer to Associate.
@@ -150,7 +149,6 @@ func newNexus(s *Server, port Port, info NexusInfo, r *proto.AssociateResponse) 
 	}
 	n.done = func(r *block.Request) { r.User.(*Task).requestDone() }
 	n.maxTransfer = min(maxTransferBytes, n.pool.MaxTransfer(), 1<<(bits.Len(uint(n.pool.Size()))-1))
-	n.poolLimit = max(n.pool.Size()/2, n.maxTransfer)
 	return n
 }
 

@@ -9,16 +9,16 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"go.uber.org/goleak"
 
 	"github.com/mooring-io/mooring/core/meta"
 	"github.com/mooring-io/mooring/core/meta/store"
 	"github.com/mooring-io/mooring/core/meta/store/badger"
 	"github.com/mooring-io/mooring/core/meta/store/memory"
 	"github.com/mooring-io/mooring/core/meta/store/storetest"
+	"github.com/mooring-io/mooring/core/quorum/quorumtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { quorumtest.VerifyTestMain(m) }
 
 const (
 	mib = int64(1) << 20

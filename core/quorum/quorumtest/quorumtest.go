@@ -11,9 +11,18 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
 
 	"github.com/mooring-io/mooring/core/quorum"
 )
+
+// VerifyTestMain runs a package's tests and fails them if they leave goroutines behind. What it overlooks are the HTTP connections
+// between etcd's members, for whose last ones a member that stops does not wait: nothing of ours speaks HTTP where members run in tests.
+func VerifyTestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("net/http.(*conn).serve"), goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+}
 
 // Cluster is an embedded etcd cluster on loopback, without TLS.
 type Cluster struct {

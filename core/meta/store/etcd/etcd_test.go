@@ -15,7 +15,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 
 	"github.com/mooring-io/mooring/core/meta/store"
 	"github.com/mooring-io/mooring/core/meta/store/etcd"
@@ -23,10 +22,7 @@ import (
 	"github.com/mooring-io/mooring/core/quorum/quorumtest"
 )
 
-// The HTTP servers of etcd's members do not wait for the last of their connections.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).serve"))
-}
+func TestMain(m *testing.M) { quorumtest.VerifyTestMain(m) }
 
 var prefixes atomic.Int64
 

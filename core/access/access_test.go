@@ -824,6 +824,62 @@ func TestFlushTellsLosses(t *testing.T) {
 	}
 }
 
+// A loss counts as told only when the host can have heard of it: the plugin took the completion, and the association went on to
+// flush again. One that ended before is told again when it comes back.
+func TestLossIsToldAgain(t *testing.T) {
+	r := newRig(t, rigOptions{seed: 17})
+	v, err := r.access.Open(r.ctx, Geometry{ID: uuid.New(), Size: testExtent, BlockSize: 512, Volatile: true, Losses: 1})
+	r.must(err)
+	c, _ := r.newClient("p")
+	end := r.attach(c, 8, ring.PageBytes)
+	defer func() { r.must(end.Close()) }()
+	grant := func() Handle {
+		h, err := c.Grant(r.ctx, v, Host{Protocol: meta.NVMe, Name: "host"}, Path{Epoch: 1}, nil)
+		r.must(err)
+		return h
+	}
+	flush := func(h Handle) {
+		t.Helper()
+		if ok, err := end.Submit(&ring.Entry{Op: ring.OpFlush, Handle: h.Index, HandleGeneration: h.Generation}); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		end.Publish()
+	}
+	take := func(what string, want ring.Status) {
+		t.Helper()
+		var done ring.Completion
+		for ok := false; !ok; {
+			var err error
+			if ok, err = end.Take(&done); err != nil || r.ctx.Err() != nil {
+				t.Fatal(what, err, r.ctx.Err())
+			}
+		}
+		if done.Status != want {
+			t.Errorf("%s: %v, want %v", what, done.Status, want)
+		}
+		end.Publish()
+	}
+	h := grant()
+	flush(h)
+	answered := func(n uint64) {
+		r.until("it is answered", func() bool { return c.ports[0].end.Completed() == n })
+	}
+	answered(1)
+	flush(h) // while the plugin has not looked
+	answered(2)
+	take("first flush", ring.StatusWriteLost)
+	take("one that was on its way meanwhile", ring.StatusWriteLost)
+	r.must(c.Revoke(r.ctx, h))
+	h = grant()
+	flush(h)
+	take("first flush of the next association", ring.StatusWriteLost)
+	flush(h)
+	take("its second flush", ring.StatusOK)
+	other := grant()
+	flush(other)
+	take("flush of another association after that", ring.StatusOK)
+}
+
 func TestDamagedBlock(t *testing.T) {
 	r, v, p, h := prepared(t, rigOptions{seed: 18})
 	r.on(func() {}) // the store is at rest

@@ -42,11 +42,28 @@ type grant struct {
 	inflight          int
 	revoked           bool
 	drained           []chan struct{} // closed when revoked and nothing is under way
+	said              said            // of the first Flush that failed for what the volume lost
 
 	path   Path
 	door   opList // what changes data and may not begin here now
 	asked  bool   // wanted was called
 	wanted func() // see Grant
+}
+
+// said is where the completion went that tells a host of a volume's losses.
+type said struct {
+	losses uint64 // 0: nothing was said
+	port   *port
+	at     uint64 // the port's completions up to this one
+}
+
+// heard says whether the plugin has taken that completion.
+func (s *said) heard() bool {
+	if s.losses == 0 || s.port.closed {
+		return false
+	}
+	n, err := s.port.end.Consumed()
+	return err == nil && n >= s.at
 }
 
 // NewClient registers a plugin's life. broken is called once, on the reactor, if

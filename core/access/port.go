@@ -112,6 +112,9 @@ func (p *port) complete(o *op) {
 		Tag: o.tag, Status: o.status, Info: o.info,
 		Taken: uint64(o.taken), Done: uint64(p.access.reactor.now()), Disk: uint64(o.disk),
 	})
+	if g := o.grant; o.status == ring.StatusWriteLost && (g.said.losses < g.vol.losses || g.said.port.closed) {
+		g.said = said{losses: g.vol.losses, port: p, at: p.end.Completed()}
+	}
 }
 
 func (p *port) put(c ring.Completion) {

@@ -360,20 +360,23 @@ func (v *Volume) disown(behind []uint32) {
 
 var errMetaBehind = errors.New("the metadata, restored from a backup, is older than the data on the store")
 
-// mayHaveLost says, once per host and loss, that unflushed writes may be gone. That the host
-// was told is recorded after it was: a core that dies in between tells it again, and a
-// Flush fails once too often. The other way round a Flush could succeed, in the next life,
-// though its host never heard of the loss.
+// mayHaveLost says, to each Flush of a host until it has heard of it, that unflushed writes may be gone. It has when the same
+// association flushes again after its plugin took the completion of a Flush that failed: an association that ended before that may
+// never have got it, and the next one is told again. Likewise a core that dies before it has recorded it. A Flush fails once
+// too often then. The other way round a Flush could succeed though its host never heard of the loss.
 func (v *Volume) mayHaveLost(g *grant) bool {
 	if g.state.lossTold >= v.losses {
 		return false
+	}
+	if g.said.losses < v.losses || !g.said.heard() {
+		return true
 	}
 	g.state.lossTold = v.losses
 	if tell := v.access.lossTold; tell != nil {
 		id, host, losses := v.id, g.host, v.losses
 		v.access.start(func() { tell(id, host, losses) })
 	}
-	return true
+	return false
 }
 
 // Told says which losses a host has been told of, in this life of the core or before;

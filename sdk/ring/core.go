@@ -216,6 +216,18 @@ func (c *CoreEnd) Complete(done *Completion) error {
 	return nil
 }
 
+// Completed is how many completions were written so far. The plugin has taken one when Consumed is at least what Completed was after it.
+func (c *CoreEnd) Completed() uint64 { return c.tail }
+
+// Consumed is how many completions the plugin says that it has taken; an error wraps ErrBroken.
+func (c *CoreEnd) Consumed() (uint64, error) {
+	if c.broken != nil {
+		return 0, c.broken
+	}
+	err := c.lookConsumed()
+	return c.consumed, err
+}
+
 // Publish shows the plugin what was completed since the last time, and rings if it
 // sleeps; it says whether it rang. Call it once per batch.
 func (c *CoreEnd) Publish() bool {

@@ -48,6 +48,8 @@ type Meta interface {
 	// returns the leases of its extents by index. It may return fewer than the
 	// volume has; the rest are not allocated.
 	Leases(ctx context.Context, volume uuid.UUID) ([]Lease, error)
+	// Recorded returns the leases as Meta has them, of whoever has them, and changes nothing.
+	Recorded(ctx context.Context, volume uuid.UUID) ([]Lease, error)
 	// Lease returns one of them as it is now; meta.ErrConflict: somebody else owns the volume.
 	Lease(ctx context.Context, volume uuid.UUID, index uint32) (Lease, error)
 	// Allocate places an extent, not on the stores to avoid if that can be. It
@@ -96,6 +98,7 @@ type Access struct {
 	extentBytes  int64
 	lossTold     func(uuid.UUID, Host, uint64)
 	metaRestored bool
+	incomplete   bool // see Incomplete
 	holdFor      time.Duration
 	incarnation  atomic.Uint64
 	work         chan func()
@@ -264,15 +267,21 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 	if err := a.reactor.Do(ctx, func() { v = a.volumes[g.ID] }); err != nil || v != nil {
 		return v, err
 	}
-	leases, err := a.meta.Leases(ctx, g.ID)
-	if err != nil {
-		return nil, fmt.Errorf("take the leases of volume %s: %w", g.Name, err)
-	}
 	v = &Volume{
 		access: a, id: g.ID, name: g.Name, size: g.Size, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
 		extents: make([]extentSlot, a.extentsOf(g.Size)), hosts: map[Host]*hostState{}, regionBlocks: extent.RegionBlocks(uint32(a.extentBytes / blockBytes)),
 	}
 	var behind []uint32
+	if a.metaRestored {
+		var err error
+		if behind, err = a.noteBehind(ctx, v); err != nil {
+			return nil, err
+		}
+	}
+	leases, err := a.meta.Leases(ctx, g.ID)
+	if err != nil {
+		return nil, fmt.Errorf("take the leases of volume %s: %w", g.Name, err)
+	}
 	if err := a.reactor.Do(ctx, func() {
 		for i, l := range leases {
 			if l.Allocated && i < len(v.extents) {
@@ -281,16 +290,8 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 				v.replicated = v.replicated || len(l.Set) > 1
 			}
 		}
-		if a.metaRestored {
-			behind = v.behind()
-		}
 	}); err != nil {
 		return nil, err
-	}
-	if a.metaRestored {
-		if behind, err = a.meta.Behind(ctx, g.ID, behind); err != nil {
-			return nil, err
-		}
 	}
 	if err := a.reactor.Do(ctx, func() {
 		if a.metaRestored {
@@ -302,6 +303,32 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+// noteBehind has Meta, which came from a backup, note the extents of which a store has a higher generation than it has,
+// before the leases are taken: those raise it, and it would seem to have caught up.
+func (a *Access) noteBehind(ctx context.Context, v *Volume) ([]uint32, error) {
+	known, err := a.meta.Recorded(ctx, v.id)
+	if err != nil {
+		return nil, fmt.Errorf("read the generations of volume %s: %w", v.name, err)
+	}
+	var behind []uint32
+	if err := a.reactor.Do(ctx, func() {
+		for i, l := range known {
+			if l.Allocated && v.newest(uint32(i)) > l.Generation {
+				behind = append(behind, uint32(i))
+			}
+		}
+	}); err != nil {
+		return nil, err
+	}
+	return a.meta.Behind(ctx, v.id, behind)
+}
+
+// Incomplete says, of metadata that came from a backup, that a store of this node is not here: what Meta does not know may lie
+// there, and is not taken for zeros. It comes before the first Open.
+func (a *Access) Incomplete(ctx context.Context) error {
+	return a.reactor.Do(ctx, func() { a.incomplete = true })
 }
 
 // extentsOf is how many extents a volume of size bytes has.

@@ -795,9 +795,10 @@ func TestMetaBehindTheData(t *testing.T) {
 	r.meta.mu.Lock()
 	delete(r.meta.leases[v.id], 1)
 	delete(r.meta.leases[v.id], 3)
+	r.meta.raise = true
 	r.meta.mu.Unlock()
-	generation(2, before-1)
-	reopen(3 * testExtent) // as large as it was when the backup was made
+	generation(2, before-1) // taking the leases makes it the very generation that the store has
+	reopen(3 * testExtent)  // as large as it was when the backup was made
 	served(true, false, false)
 	generation(2, before+5)
 	reopen(3 * testExtent)
@@ -809,6 +810,27 @@ func TestMetaBehindTheData(t *testing.T) {
 		}
 	})
 	r.settled(v)
+}
+
+// After a restore, a store that is not here may have what Meta does not know: that is not taken for never written.
+func TestStoreAwayAfterRestore(t *testing.T) {
+	r := newRig(t, rigOptions{seed: 18})
+	r.on(func() { r.access.metaRestored = true })
+	p := r.plugin("p")
+	try := func(read, write block.Status) {
+		t.Helper()
+		v := r.volume(2*testExtent, 512, false)
+		h := p.grant(v, "host", 1)
+		if _, s := p.read(h, 0, 4096); s != read {
+			t.Errorf("read of an extent that Meta does not know: %v, want %v", s, read)
+		}
+		if s := p.write(h, testExtent, pattern(512, 1)); s != write {
+			t.Errorf("write to one: %v, want %v", s, write)
+		}
+	}
+	try(block.StatusOK, block.StatusOK)
+	r.must(r.access.Incomplete(r.ctx))
+	try(block.StatusPathLost, block.StatusPathLost)
 }
 
 func TestFlushTellsLosses(t *testing.T) {

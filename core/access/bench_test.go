@@ -182,6 +182,7 @@ func (m *benchMeta) ChangeSet(context.Context, uuid.UUID, SetChange) (extent.Gen
 	return 0, nil
 }
 
+func (m *benchMeta) Recorded(context.Context, uuid.UUID) ([]Lease, error)          { return nil, nil }
 func (m *benchMeta) Behind(context.Context, uuid.UUID, []uint32) ([]uint32, error) { return nil, nil }
 func (m *benchMeta) Free(context.Context, uuid.UUID, uint32) error                 { return nil }
 func (m *benchMeta) Deadline() int64                                               { return math.MaxInt64 }

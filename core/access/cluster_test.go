@@ -408,6 +408,16 @@ func (m *nodeMeta) Leases(_ context.Context, v uuid.UUID) ([]Lease, error) {
 		m.owners[v] = m.session
 		m.terms[v]++
 	}
+	return m.recorded(v), nil
+}
+
+func (m *nodeMeta) Recorded(_ context.Context, v uuid.UUID) ([]Lease, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.recorded(v), nil
+}
+
+func (m *nodeMeta) recorded(v uuid.UUID) []Lease {
 	var out []Lease
 	for i, e := range m.ext[v] {
 		for int(i) >= len(out) {
@@ -415,7 +425,7 @@ func (m *nodeMeta) Leases(_ context.Context, v uuid.UUID) ([]Lease, error) {
 		}
 		out[i] = m.lease(v, e)
 	}
-	return out, nil
+	return out
 }
 
 func (m *clusterMeta) lease(v uuid.UUID, e metaExtent) Lease {

@@ -93,6 +93,7 @@ type fakeMeta struct {
 	leases   map[uuid.UUID]map[uint32]Lease
 	next     extent.Generation
 	behind   map[uuid.UUID][]uint32
+	raise    bool         // taking leases raises their generations, as a new owner does
 	allocate func() error // asked before each allocation
 	confirm  func() error // what Confirm answers
 	replace  func() error // asked before each ChangeSet
@@ -101,7 +102,19 @@ type fakeMeta struct {
 
 func (m *fakeMeta) Deadline() int64 { return m.deadline.Load() }
 
-func (m *fakeMeta) Leases(_ context.Context, v uuid.UUID) ([]Lease, error) {
+func (m *fakeMeta) Leases(ctx context.Context, v uuid.UUID) ([]Lease, error) {
+	m.mu.Lock()
+	for i, l := range m.leases[v] {
+		if m.raise && l.Allocated {
+			l.Generation++
+			m.leases[v][i] = l
+		}
+	}
+	m.mu.Unlock()
+	return m.Recorded(ctx, v)
+}
+
+func (m *fakeMeta) Recorded(_ context.Context, v uuid.UUID) ([]Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []Lease

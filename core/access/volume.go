@@ -317,16 +317,6 @@ func (v *Volume) trouble(what string, err error) {
 // troubleInterval is the least time between two lines of the log about one volume.
 const troubleInterval = time.Second
 
-// behind lists the extents of which a store has a higher generation than Meta gave out.
-func (v *Volume) behind() (found []uint32) {
-	for i := range v.extents {
-		if e := &v.extents[i]; e.state != extentAbsent && v.newest(uint32(i)) > e.generation {
-			found = append(found, uint32(i))
-		}
-	}
-	return found
-}
-
 // newest is the highest generation that a store here has of extent i; 0: none has it.
 func (v *Volume) newest(i uint32) (g extent.Generation) {
 	for _, s := range v.access.stores {
@@ -338,13 +328,13 @@ func (v *Volume) newest(i uint32) (g extent.Generation) {
 }
 
 // disown takes extents out of service: those that Meta is behind of, and all that a store
-// has and Meta does not know.
+// has, or that a store that is not here may have, and Meta does not know.
 func (v *Volume) disown(behind []uint32) {
 	first, n := -1, 0
 	for i := range v.extents {
 		e := &v.extents[i]
 		_, listed := slices.BinarySearch(behind, uint32(i))
-		if e.disowned || !listed && (e.state != extentAbsent || v.newest(uint32(i)) == 0) {
+		if e.disowned || !listed && (e.state != extentAbsent || v.newest(uint32(i)) == 0 && !v.access.incomplete) {
 			continue
 		}
 		*e = extentSlot{state: extentUnsealed, disowned: true, short: e.short}
@@ -358,7 +348,7 @@ func (v *Volume) disown(behind []uint32) {
 	}
 }
 
-var errMetaBehind = errors.New("the metadata, restored from a backup, is older than the data on the store")
+var errMetaBehind = errors.New("the metadata, restored from a backup, is older than the data on the stores, or one of them is not here")
 
 // mayHaveLost says, to each Flush of a host until it has heard of it, that unflushed writes may be gone. It has when the same
 // association flushes again after its plugin took the completion of a Flush that failed: an association that ended before that may

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -77,6 +78,16 @@ func newTestHost(t *testing.T, a *agent, volume string) (*testHost, func()) {
 // do carries one command on a block out and returns what the block holds.
 func (h *testHost) do(op block.Op, offset uint64, data []byte) []byte {
 	h.t.Helper()
+	out := h.try(op, offset, data)
+	if out == nil {
+		h.t.Fatalf("%v at %d failed", op, offset)
+	}
+	return out
+}
+
+// try is do; nil says that the command failed.
+func (h *testHost) try(op block.Op, offset uint64, data []byte) []byte {
+	h.t.Helper()
 	done := make(chan []byte, 1)
 	h.thread.Post(func() {
 		buf, _ := h.thread.Pool().Alloc(4096)
@@ -92,14 +103,80 @@ func (h *testHost) do(op block.Op, offset uint64, data []byte) []byte {
 	})
 	select {
 	case out := <-done:
-		if out == nil {
-			h.t.Fatalf("%v at %d failed", op, offset)
-		}
 		return out
 	case <-time.After(time.Minute):
 		h.t.Fatalf("%v at %d does not end", op, offset)
 		return nil
 	}
+}
+
+// runAgent runs an agent in this process.
+func runAgent(t *testing.T, cfg *config.Config) (*agent, *admin.Client, func()) {
+	t.Helper()
+	out, in := io.Pipe()
+	a, err := newAgent(Options{Config: cfg, Stdout: in, Stderr: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.run(ctx); in.Close() }()
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && lines.Text() != "mooring: ready" {
+	}
+	return a, admin.NewClient(cfg.Admin.Socket), func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A store that does not come up after the metadata was restored may have what they do not know: that is not read as zeros.
+func TestRestoreWithoutAStore(t *testing.T) {
+	dir := t.TempDir()
+	src := fmt.Sprintf("data_dir = %q\nplugin_dir = %q\nadmin {\n  metrics = \"off\"\n}\nstore \"one\" {\n  path = %q\n  capacity = \"1GiB\"\n}\n%s",
+		filepath.Join(dir, "data"), dir, filepath.Join(dir, "one"), volumeBlock("1GiB"))
+	cfg, err := config.Parse([]byte(src), filepath.Join(dir, "node.hcl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, api, stop := runAgent(t, cfg)
+	var b bytes.Buffer
+	_, err = api.Download(t.Context(), "/v1/meta/backup", &b)
+	must(err)
+	host, leave := newTestHost(t, a, "v")
+	host.do(block.OpWrite, 0, bytes.Repeat([]byte{7}, 4096))
+	leave()
+	stop()
+	backup := filepath.Join(dir, "backup")
+	must(os.WriteFile(backup, b.Bytes(), 0o600))
+	must(os.Rename(metaDir(cfg), metaDir(cfg)+".old"))
+	must(RestoreMeta(t.Context(), cfg, backup))
+	must(os.Rename(filepath.Join(dir, "one"), filepath.Join(dir, "away")))
+
+	a, _, stop = runAgent(t, cfg)
+	host, leave = newTestHost(t, a, "v")
+	if got := host.try(block.OpRead, 0, nil); got != nil {
+		t.Errorf("read %d… where the store is away", got[0])
+	}
+	leave()
+	stop()
+	must(os.Rename(filepath.Join(dir, "away"), filepath.Join(dir, "one")))
+	a, _, stop = runAgent(t, cfg)
+	host, leave = newTestHost(t, a, "v")
+	if got := host.try(block.OpRead, 0, nil); got != nil {
+		t.Errorf("read %d… where the metadata are older", got[0])
+	}
+	host.do(block.OpWrite, 512<<20, bytes.Repeat([]byte{7}, 4096))
+	leave()
+	stop()
 }
 
 // A store is emptied while hosts write, over a restart, and can then be removed.
@@ -111,25 +188,7 @@ func TestDrainStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := func() (*agent, *admin.Client, func()) {
-		out, in := io.Pipe()
-		a, err := newAgent(Options{Config: cfg, Stdout: in, Stderr: io.Discard})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- a.run(ctx); in.Close() }()
-		lines := bufio.NewScanner(out)
-		for lines.Scan() && lines.Text() != "mooring: ready" {
-		}
-		return a, admin.NewClient(cfg.Admin.Socket), func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}
-	}
+	start := func() (*agent, *admin.Client, func()) { return runAgent(t, cfg) }
 	ctx := context.Background()
 	a, api, stop := start()
 	call := func(method, path string, in, out any) error { return api.Do(ctx, method, path, in, out) }

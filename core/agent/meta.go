@@ -124,6 +124,24 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	if err != nil {
 		return nil, err
 	}
+	return l.of(ctx, v, owner)
+}
+
+// Recorded implements access.Meta.
+func (l leases) Recorded(ctx context.Context, volume uuid.UUID) ([]access.Lease, error) {
+	v, err := l.meta.Volume(ctx, volume)
+	if err != nil {
+		return nil, err
+	}
+	owner, _, err := l.meta.VolumeOwner(ctx, volume)
+	if err != nil {
+		return nil, err
+	}
+	return l.of(ctx, v, owner)
+}
+
+// of lists the leases of a volume that belong to an owner.
+func (l leases) of(ctx context.Context, v meta.Volume, owner meta.Ownership) ([]access.Lease, error) {
 	stores, err := l.stores(ctx)
 	if err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ func (a *agent) openStores(ctx context.Context, undo *stack) error {
 	}
 	reasons := map[string]error{} // by name
 	for _, c := range list {
-		err := a.openKnown(ctx, c, slices.ContainsFunc(known, func(k meta.Store) bool { return k.Node == a.node.ID && k.Name == c.Name && k.Path == c.Path }))
+		err := a.openKnown(ctx, c, metaRestored(a.cfg) || slices.ContainsFunc(known, func(k meta.Store) bool { return k.Node == a.node.ID && k.Name == c.Name && k.Path == c.Path }))
 		if errors.Is(err, errStoreAway) {
 			reasons[c.Name] = err
 			continue
@@ -55,6 +55,11 @@ func (a *agent) openStores(ctx context.Context, undo *stack) error {
 		}
 		if err != nil {
 			return fmt.Errorf("store %s: %w", c.Name, err)
+		}
+	}
+	if metaRestored(a.cfg) && (len(reasons) > 0 || len(a.away(known)) > 0) {
+		if err := a.access.Incomplete(ctx); err != nil {
+			return err
 		}
 	}
 	return a.missStores(ctx, known, reasons)

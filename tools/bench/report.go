@@ -78,7 +78,7 @@ func (r *report) reasons() []skipped {
 func (c *Conditions) markdown(w io.Writer) {
 	fmt.Fprintf(w, "%s, %s, %s, Linux %s, %d × %s; load average %s, stolen CPU time %s.\n\n", c.Date, c.Mooring, c.Go, c.Kernel, c.CPUs, c.CPU, c.Load, c.Steal)
 	fmt.Fprintf(w, "- Targets (and fio) on %s, the load generator on %s, all at nice %d; %d pairs of %s each, by turns; medians, and intervals that hold the\n", c.Target, c.Host, c.Nice, c.Pairs, c.Time)
-	fmt.Fprintf(w, "  true median with 95 %% (fewer than 6 pairs: the extremes). Volumes and files: %d MiB, written in full before.\n", c.Size>>20)
+	fmt.Fprintf(w, "  true median with 95 %% (fewer than 6 pairs: the extremes). Volumes and files: %d MiB, written in full before, ours twice.\n", c.Size>>20)
 	fmt.Fprintf(w, "- disk: %s. O_DIRECT on all sides. memory: %s (ours, through the page cache), SPDK's own (malloc).\n", c.Disk, c.Memory)
 	fmt.Fprintln(w, "- volatile: a write is acknowledged before it is flushed; sync: when it is on the medium. The same on both sides.")
 	fmt.Fprintf(w, "- SPDK: %s %s; fio: %s.\n", c.SPDK, code(c.SPDKArgs), c.Fio)

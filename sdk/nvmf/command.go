@@ -35,7 +35,6 @@ type Command struct {
 	dw0       uint32       // command specific result
 	dw1       uint32       // upper half of a Property Get
 	buf       block.Buffer // taken from the pool
-	need      int          // bytes to take from the pool when parked
 	req       block.Request
 	ns        *namespace        // of an I/O command
 	mate      *Command          // the other half of a fused pair
@@ -46,7 +45,6 @@ type Command struct {
 	ownCID    bool              // its bit in q.cids is set for it
 
 	prev, next *Command // in q.begun, or next alone in q.spare
-	nextParked *Command // in q.parked
 }
 
 type commandState uint8
@@ -93,7 +91,7 @@ func (s commandState) String() string {
 func (c *Command) reset() {
 	c.InCapsule, c.Data, c.buf = 0, block.Buffer{}, block.Buffer{}
 	c.Transfer, c.Length, c.Refused, c.Parked = TransferNone, 0, false, false
-	c.run, c.status, c.dw0, c.dw1, c.need = nil, 0, 0, 0, 0
+	c.run, c.status, c.dw0, c.dw1 = nil, 0, 0, 0
 	c.ns, c.mate, c.ranges, c.waiter, c.asked = nil, nil, 0, nil, false
 	c.ownCID, c.submitted = false, false
 	c.prev, c.next = nil, nil

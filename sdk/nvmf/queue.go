@@ -32,7 +32,6 @@ type Queue struct {
 	conn   Conn
 	info   ConnInfo
 	thread *block.Thread
-	pool   *block.Pool
 	log    hclog.Logger
 	done   func(*block.Request) // of every request; one for all, so that none is made per command
 
@@ -56,10 +55,8 @@ type Queue struct {
 	errorsAway  int      // error log entries on their way to the controller
 	leaving     *Command // Disconnect that waits for the others
 
-	parked, lastParked *Command // wait for memory, in order
-	poolWaits          bool     // Pool.Wait has our function
-	poolBytes          int      // held by commands
-	maxTransfer        int      // bytes of one command's data
+	share       *block.Share[*Command] // of the pool
+	maxTransfer int                    // bytes of one command's data
 
 	timer   *block.Timer // connect timeout, then data timeout
 	ticking bool         // timer runs
@@ -82,11 +79,13 @@ const (
 // everything else of the queue. The caller owes it one Gone.
 func (t *Target) NewQueue(conn Conn, info ConnInfo) *Queue {
 	q := &Queue{
-		target: t, conn: conn, info: info, thread: info.Thread, pool: info.Thread.Pool(), entries: 1,
+		target: t, conn: conn, info: info, thread: info.Thread, entries: 1,
 		log: t.log.With("peer", info.Peer, "access_point", info.AccessPointID),
 	}
 	q.done = func(r *block.Request) { r.User.(*Command).requestDone() }
-	q.maxTransfer = min(t.limits.MaxTransfer, q.pool.MaxTransfer(), 1<<(bits.Len(uint(q.pool.Size()))-1))
+	pool := q.thread.Pool()
+	q.share = block.NewShare(pool, q.memoryReady)
+	q.maxTransfer = min(t.limits.MaxTransfer, pool.MaxTransfer(), 1<<(bits.Len(uint(pool.Size()))-1))
 	q.timer = q.thread.After(t.limits.ConnectTimeout, q.onTimer)
 	q.ticking = true
 	t.queues.Add(1)

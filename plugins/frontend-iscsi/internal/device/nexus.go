@@ -78,11 +78,8 @@ type Nexus struct {
 	copies      []copied                // results of copies that may be asked for
 	attentions  map[scsi.LUN][]scsi.ASC // unit attentions to be reported, in order
 	unreported  int                     // how many there are in all
-	parkedFirst *Task                   // wait for memory, in order
-	parkedLast  *Task
-	poolWaits   bool // Pool.Wait has our function
-	poolBytes   int  // held by tasks
-	maxTransfer int  // bytes of one command's data
+	share       *block.Share[*Task]     // of the pool
+	maxTransfer int                     // bytes of one command's data
 }
 
 // Verdict is the core's answer to Associate.
@@ -148,6 +145,7 @@ func newNexus(s *Server, port Port, info NexusInfo, r *proto.AssociateResponse) 
 		log: s.log.With("initiator", info.Initiator, "target", info.Target, "session", r.GetControllerId()),
 	}
 	n.done = func(r *block.Request) { r.User.(*Task).requestDone() }
+	n.share = block.NewShare(n.pool, n.memoryReady)
 	n.maxTransfer = min(maxTransferBytes, n.pool.MaxTransfer(), 1<<(bits.Len(uint(n.pool.Size()))-1))
 	return n
 }

@@ -46,7 +46,6 @@ type Task struct {
 	unit      *unit
 	access    scsi.Access
 	buf       block.Buffer // taken from the pool
-	need      int          // bytes to take from the pool when parked
 	req       block.Request
 	submitted bool // req is with the core
 	dropped   bool // somebody asked for an early end
@@ -60,7 +59,6 @@ type Task struct {
 	borrowed  block.Buffer
 
 	prev, next *Task // in nexus.begun, or next alone in nexus.spare
-	nextParked *Task // in the list of parked ones
 }
 
 type taskState uint8
@@ -146,7 +144,7 @@ func (t *Task) reset() {
 	t.LongCDB, t.Reads, t.Writes, t.Expected, t.Data, t.buf = false, false, false, 0, block.Buffer{}, block.Buffer{}
 	t.Base, t.More = 0, false
 	t.Out, t.Refused, t.Parked, t.Aborted, t.Status, t.Sense, t.Answer, t.Total = 0, false, false, false, 0, nil, nil, 0
-	t.run, t.gated, t.unit, t.need, t.submitted, t.dropped, t.waiters = nil, nil, nil, 0, false, false, nil
+	t.run, t.gated, t.unit, t.submitted, t.dropped, t.waiters = nil, nil, nil, false, false, nil
 	t.then, t.retry, t.size, t.at = nil, nil, 0, 0
 	t.prev, t.next = nil, nil
 }

@@ -23,14 +23,15 @@ func hostRule(g *globals, verb, short string) *cobra.Command {
 		Example: "  mooring host " + verb + " nqn.2026-11.com.example:db nqn.2014-08.org.nvmexpress:uuid:4c4c4544-0033-4710-8051-b4c04f4d3132",
 		RunE: func(c *cobra.Command, args []string) error {
 			in.Subsystem, in.Host = args[0], args[1]
-			if err := g.client().Do(c.Context(), "POST", "/v1/hosts/"+verb, in, nil); err != nil {
+			existed, err := g.client().Create(c.Context(), "/v1/hosts/"+verb, in, nil)
+			if err != nil {
 				return err
 			}
 			what, can := "subsystem "+in.Subsystem, map[string]string{"allow": "may connect to", "deny": "may no longer connect to"}
 			if in.NSID != 0 {
 				what, can = fmt.Sprintf("namespace %d of %s", in.NSID, in.Subsystem), map[string]string{"allow": "sees", "deny": "no longer sees"}
 			}
-			return g.done(c.OutOrStdout(), in, "host %s %s %s", in.Host, can[verb], what)
+			return g.done(c.OutOrStdout(), in, "host %s %s %s%s", in.Host, can[verb], what, already(existed))
 		},
 	}
 	c.Flags().Uint32Var(&in.NSID, "nsid", 0, "one namespace's visibility instead of the whole subsystem; of a target, the LUN and one")

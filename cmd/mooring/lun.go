@@ -31,10 +31,11 @@ func lunAttach(g *globals) *cobra.Command {
 				in.LUN = &lun
 			}
 			var n admin.LUN
-			if err := g.client().Do(c.Context(), "POST", targetPath(args[0])+"/luns", in, &n); err != nil {
+			existed, err := g.client().Create(c.Context(), targetPath(args[0])+"/luns", in, &n)
+			if err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), n, "volume %s is LUN %d of %s", n.Volume, n.LUN, n.Target)
+			return g.done(c.OutOrStdout(), n, "volume %s is LUN %d of %s%s", n.Volume, n.LUN, n.Target, already(existed))
 		},
 	}
 	c.Flags().StringVar(&in.Volume, "volume", "", "the volume's `name`, of the target's tenant (required)")

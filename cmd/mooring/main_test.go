@@ -26,22 +26,50 @@ func TestLongFlags(t *testing.T) {
 // fakeAgent answers every request with a refusal of one kind.
 func fakeAgent(t *testing.T, kind string) string {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return agentThat(t, func(w http.ResponseWriter) {
 		if kind == "" {
 			fmt.Fprintln(w, "[]")
 			return
 		}
 		w.WriteHeader(http.StatusConflict)
 		_ = json.NewEncoder(w).Encode(admin.Problem{Error: "no", Kind: kind})
-	})}
+	})
+}
+
+// agentThat answers every request with what the function writes.
+func agentThat(t *testing.T, fn func(http.ResponseWriter)) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fn(w) })}
 	go func() { _ = s.Serve(l) }() // ends with Close
 	t.Cleanup(func() { s.Close() })
 	return socket
+}
+
+// TestExisted: a command that found things as they were to be says so.
+func TestExisted(t *testing.T) {
+	for _, args := range [][]string{
+		{"volume", "create", "v", "-size", "1GiB"}, {"subsystem", "create", "nqn.2026-11.com.example:a"}, {"target", "create", "iqn.2026-11.com.example:a"},
+		{"tenant", "create", "t"}, {"store", "add", "s", "/mnt/s"}, {"namespace", "attach", "nqn.2026-11.com.example:a", "-volume", "v"},
+		{"lun", "attach", "iqn.2026-11.com.example:a", "-volume", "v"}, {"host", "allow", "nqn.2026-11.com.example:a", "any"}, {"plugin", "add", "/p"},
+	} {
+		for _, status := range []int{http.StatusCreated, http.StatusOK} {
+			var out strings.Builder
+			root := newRoot()
+			root.SetOut(&out)
+			root.SetArgs(longFlags(append(args, "-socket", agentThat(t, func(w http.ResponseWriter) {
+				w.WriteHeader(status)
+				fmt.Fprintln(w, "{}")
+			}))))
+			if err := root.ExecuteContext(context.Background()); err != nil || strings.Contains(out.String(), "already") != (status == http.StatusOK) {
+				t.Errorf("%q, answered with %d: %v, %q", args, status, err, out.String())
+			}
+		}
+	}
 }
 
 // benchURL is of a target that is not there: port 1 is nobody's.

@@ -30,10 +30,11 @@ func namespaceAttach(g *globals) *cobra.Command {
 				return &usageError{errors.New("name the volume: -volume NAME")}
 			}
 			var n admin.Namespace
-			if err := g.client().Do(c.Context(), "POST", subsystemPath(args[0])+"/namespaces?tenant="+url.QueryEscape(tenant), in, &n); err != nil {
+			existed, err := g.client().Create(c.Context(), subsystemPath(args[0])+"/namespaces?tenant="+url.QueryEscape(tenant), in, &n)
+			if err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), n, "volume %s is namespace %d of %s", n.Volume, n.NSID, n.Subsystem)
+			return g.done(c.OutOrStdout(), n, "volume %s is namespace %d of %s%s", n.Volume, n.NSID, n.Subsystem, already(existed))
 		},
 	}
 	c.Flags().StringVar(&in.Volume, "volume", "", "the volume's `name` (required)")

@@ -44,6 +44,23 @@ func (g *globals) done(w io.Writer, v any, format string, args ...any) error {
 	return err
 }
 
+// made says, for people, that a command made an object, or that an equal one was there before;
+// for -o json it prints v.
+func (g *globals) made(w io.Writer, existed bool, v any, object, format string, args ...any) error {
+	if existed {
+		return g.done(w, v, "%s exists already, and is as it was", object)
+	}
+	return g.done(w, v, object+" "+format, args...)
+}
+
+// already follows what a command would have done, if it was so before.
+func already(existed bool) string {
+	if existed {
+		return " already"
+	}
+	return ""
+}
+
 func size(n int64) string { return config.FormatSize(n) }
 
 func list(s []string) string { return strings.Join(s, ",") }

@@ -28,10 +28,11 @@ func pluginAdd(g *globals) *cobra.Command {
 				return err
 			}
 			var p admin.Plugin
-			if err := g.client().Do(c.Context(), "POST", "/v1/plugins", admin.PluginAdd{Path: path}, &p); err != nil {
+			existed, err := g.client().Create(c.Context(), "/v1/plugins", admin.PluginAdd{Path: path}, &p)
+			if err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), p, "plugin %s registered, sha256 %s", p.Name, p.SHA256)
+			return g.done(c.OutOrStdout(), p, "plugin %s registered%s, sha256 %s", p.Name, already(existed), p.SHA256)
 		},
 	}
 }

@@ -34,10 +34,11 @@ func storeAdd(g *globals) *cobra.Command {
 				}
 			}
 			var s admin.Store
-			if err := g.client().Do(c.Context(), "POST", "/v1/stores", in, &s); err != nil {
+			existed, err := g.client().Create(c.Context(), "/v1/stores", in, &s)
+			if err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), s, "store %s added: %s at %s", s.Name, size(s.Capacity), s.Path)
+			return g.made(c.OutOrStdout(), existed, s, "store "+s.Name, "added: %s at %s", size(s.Capacity), s.Path)
 		},
 	}
 	c.Flags().StringVar(&capacity, "capacity", "", "`size` that it may grow to; without, what the disk has free")

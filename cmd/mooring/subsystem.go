@@ -24,10 +24,11 @@ func subsystemCreate(g *globals) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			in.NQN = args[0]
 			var s admin.Subsystem
-			if err := g.client().Do(c.Context(), "POST", "/v1/subsystems", in, &s); err != nil {
+			existed, err := g.client().Create(c.Context(), "/v1/subsystems", in, &s)
+			if err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), s, "subsystem %s created; allow hosts with: mooring host allow %s HOST_NQN", s.NQN, s.NQN)
+			return g.made(c.OutOrStdout(), existed, s, "subsystem "+s.NQN, "created; allow hosts with: mooring host allow %s HOST_NQN", s.NQN)
 		},
 	}
 	c.Flags().BoolVar(&in.AllowAnyHost, "allow-any-host", false, "let every host connect")

@@ -29,10 +29,11 @@ func targetCreate(g *globals) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			in.IQN = args[0]
 			var t admin.Target
-			if err := g.client().Do(c.Context(), "POST", "/v1/targets", in, &t); err != nil {
+			existed, err := g.client().Create(c.Context(), "/v1/targets", in, &t)
+			if err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), t, "target %s created; allow initiators with: mooring host allow %s INITIATOR_IQN", t.IQN, t.IQN)
+			return g.made(c.OutOrStdout(), existed, t, "target "+t.IQN, "created; allow initiators with: mooring host allow %s INITIATOR_IQN", t.IQN)
 		},
 	}
 	c.Flags().BoolVar(&in.AllowAnyHost, "allow-any-host", false, "let every initiator log in")

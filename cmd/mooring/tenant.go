@@ -30,10 +30,11 @@ func tenantCreate(g *globals) *cobra.Command {
 			}
 			in.Name = args[0]
 			var t admin.Tenant
-			if err := g.client().Do(c.Context(), "POST", "/v1/tenants", in, &t); err != nil {
+			existed, err := g.client().Create(c.Context(), "/v1/tenants", in, &t)
+			if err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), t, "tenant %s created, with path policy %s", t.Name, t.Policy)
+			return g.made(c.OutOrStdout(), existed, t, "tenant "+t.Name, "created, with path policy %s", t.Policy)
 		},
 	}
 	c.Flags().StringVar(&in.Policy, "policy", "inherit", "path policy: the part of a plugin's name after policy-")

@@ -31,10 +31,11 @@ func volumeCreate(g *globals) *cobra.Command {
 			}
 			in.Name, in.Size = args[0], n
 			var v admin.Volume
-			if err := g.client().Do(c.Context(), "POST", "/v1/volumes", in, &v); err != nil {
+			existed, err := g.client().Create(c.Context(), "/v1/volumes", in, &v)
+			if err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), v, "volume %s created: %s, %s", v.Name, size(v.Size), v.ID)
+			return g.made(c.OutOrStdout(), existed, v, "volume "+v.Name, "created: %s, %s", size(v.Size), v.ID)
 		},
 	}
 	c.Flags().StringVar(&bytes, "size", "", "`size`, such as 100GiB (required)")

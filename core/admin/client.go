@@ -43,24 +43,35 @@ func NewClient(socket string) *Client {
 // Do sends in, unless it is nil, and decodes the answer into out, unless it is nil.
 // A refusal is an *Error.
 func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
-	body, err := c.open(ctx, method, path, in)
+	_, err := c.do(ctx, method, path, in, out)
+	return err
+}
+
+// Create asks for an object by POST, and says whether an equal one existed already; out is it, in any case.
+func (c *Client) Create(ctx context.Context, path string, in, out any) (existed bool, err error) {
+	status, err := c.do(ctx, http.MethodPost, path, in, out)
+	return status != http.StatusCreated, err
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in, out any) (status int, err error) {
+	status, body, err := c.open(ctx, method, path, in)
 	if err != nil {
-		return err
+		return status, err
 	}
 	defer body.Close()
 	if out == nil {
 		_, err = io.Copy(io.Discard, body)
-		return err
+		return status, err
 	}
 	if err := json.NewDecoder(body).Decode(out); err != nil {
-		return fmt.Errorf("read the agent's answer: %w", err)
+		return status, fmt.Errorf("read the agent's answer: %w", err)
 	}
-	return nil
+	return status, nil
 }
 
 // Stream calls fn with each object of an answer that goes on, until it ends.
 func Stream[T any](ctx context.Context, c *Client, path string, fn func(T) error) error {
-	body, err := c.open(ctx, http.MethodGet, path, nil)
+	_, body, err := c.open(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
@@ -81,7 +92,7 @@ func Stream[T any](ctx context.Context, c *Client, path string, fn func(T) error
 // Download copies an answer that is not JSON to w and returns its length. A stream
 // that the agent cut short is an error.
 func (c *Client) Download(ctx context.Context, path string, w io.Writer) (int64, error) {
-	body, err := c.open(ctx, http.MethodGet, path, nil)
+	_, body, err := c.open(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -93,32 +104,32 @@ func (c *Client) Download(ctx context.Context, path string, w io.Writer) (int64,
 	return n, nil
 }
 
-func (c *Client) open(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
+func (c *Client) open(ctx context.Context, method, path string, in any) (int, io.ReadCloser, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 		body = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.explain(err)
+		return 0, nil, c.explain(err)
 	}
 	if res.StatusCode < 300 {
-		return res.Body, nil
+		return res.StatusCode, res.Body, nil
 	}
 	defer res.Body.Close()
 	var p Problem
 	if err := json.NewDecoder(res.Body).Decode(&p); err != nil || p.Error == "" {
 		p = Problem{Error: "the agent answered " + res.Status, Kind: KindInternal}
 	}
-	return nil, &Error{p}
+	return res.StatusCode, nil, &Error{p}
 }
 
 // explain says what to do about an agent that cannot be reached.

@@ -151,6 +151,13 @@ func (s *Server) Handler() http.Handler {
 	return m
 }
 
+// made is the answer to a request that makes an object: 201 when it did, 200 when an equal
+// one existed.
+type made struct {
+	value   any
+	existed bool
+}
+
 // answer turns a function into a handler: its value as JSON, or its error as a Problem.
 func answer(fn func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -161,6 +168,10 @@ func answer(fn func(*http.Request) (any, error)) http.HandlerFunc {
 			p, code := problem(err)
 			w.WriteHeader(code)
 			v = p
+		} else if m, ok := v.(made); ok {
+			if v = m.value; !m.existed {
+				w.WriteHeader(http.StatusCreated)
+			}
 		}
 		_ = json.NewEncoder(w).Encode(v) // the client has gone: nobody to tell
 	}
@@ -284,13 +295,16 @@ func (s *Server) createVolume(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, err = s.Meta.FindVolume(r.Context(), in.Tenant, in.Name)
+	existed := err == nil
 	v, err := s.Meta.CreateVolume(r.Context(), meta.Volume{
 		Name: in.Name, Tenant: in.Tenant, Bytes: in.Size, BlockBytes: in.BlockSize, Durability: meta.Durability(in.Durability), Replicas: in.Replicas, Group: in.Group,
 	})
-	if err == nil {
+	if err == nil && !existed {
 		s.Agent.Note("volume-created", v.String(), config.FormatSize(v.Bytes))
 	}
-	return s.presentOne(r.Context(), v, err)
+	out, err := s.presentOne(r.Context(), v, err)
+	return made{out, existed}, err
 }
 
 func (s *Server) setVolume(r *http.Request) (any, error) {
@@ -411,15 +425,20 @@ func (s *Server) createSubsystem(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, err = s.Meta.Subsystem(r.Context(), in.NQN)
+	existed := err == nil
 	x, err := s.Meta.CreateSubsystem(r.Context(), meta.Subsystem{NQN: in.NQN, Tenant: in.Tenant, Serial: in.Serial, AllowAnyHost: in.AllowAnyHost})
 	if err != nil {
 		return nil, err
 	}
-	s.Agent.Note("subsystem-created", x.NQN, "")
+	if !existed {
+		s.Agent.Note("subsystem-created", x.NQN, "")
+	}
 	if err := s.Hosts.Sync(r.Context()); err != nil {
 		return nil, err
 	}
-	return s.presentSubsystem(r.Context(), x)
+	out, err := s.presentSubsystem(r.Context(), x)
+	return made{out, existed}, err
 }
 
 func (s *Server) deleteSubsystem(r *http.Request) (any, error) {
@@ -443,17 +462,30 @@ func (s *Server) attachNamespace(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	existed, err := s.attached(r.Context(), r.PathValue("nqn"), v)
+	if err != nil {
+		return nil, err
+	}
 	n, err := s.Meta.AttachNamespace(r.Context(), meta.Namespace{
 		Subsystem: r.PathValue("nqn"), NSID: meta.NSID(in.NSID), Volume: v.ID, VisibleTo: in.VisibleTo,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.Agent.Note("namespace-attached", n.Subsystem, fmt.Sprintf("namespace %d is volume %s", n.NSID, v))
+	if !existed {
+		s.Agent.Note("namespace-attached", n.Subsystem, fmt.Sprintf("namespace %d is volume %s", n.NSID, v))
+	}
 	if err := s.Hosts.Sync(r.Context()); err != nil {
 		return nil, err
 	}
-	return s.presentNamespace(r.Context(), n)
+	out, err := s.presentNamespace(r.Context(), n)
+	return made{out, existed}, err
+}
+
+// attached says whether a subsystem or target has a volume.
+func (s *Server) attached(ctx context.Context, name string, v meta.Volume) (bool, error) {
+	all, err := s.Meta.Namespaces(ctx, name)
+	return slices.ContainsFunc(all, func(n meta.Namespace) bool { return n.Volume == v.ID }), err
 }
 
 func (s *Server) detachNamespace(r *http.Request) (any, error) {
@@ -489,8 +521,19 @@ func (s *Server) hostRule(allow bool) func(*http.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		before, err := s.Meta.Subsystem(r.Context(), in.Subsystem)
+		if err != nil {
+			return nil, err
+		}
 		if err := s.applyHostRule(r.Context(), in, allow); err != nil {
 			return nil, err
+		}
+		after, err := s.Meta.Subsystem(r.Context(), in.Subsystem)
+		if err != nil {
+			return nil, err
+		}
+		if after.Generation == before.Generation {
+			return made{in, true}, nil // it was so already
 		}
 		kind, what := "host-denied", in.Host
 		if allow {
@@ -500,7 +543,7 @@ func (s *Server) hostRule(allow bool) func(*http.Request) (any, error) {
 			what += fmt.Sprintf(", namespace %d", in.NSID)
 		}
 		s.Agent.Note(kind, in.Subsystem, what)
-		return struct{}{}, s.Hosts.Sync(r.Context())
+		return made{in, false}, s.Hosts.Sync(r.Context())
 	}
 }
 
@@ -584,12 +627,14 @@ func (s *Server) addPlugin(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	was, err := s.Supervisor.Status(filepath.Base(in.Path))
+	known := err == nil
 	e, err := s.Supervisor.Add(r.Context(), in.Path)
 	if err != nil {
 		return nil, err
 	}
 	st, err := s.Supervisor.Status(e.Name)
-	return presentPlugin(st), err
+	return made{presentPlugin(st), known && was.Entry.Path == e.Path && was.Entry.SHA256 == e.SHA256}, err
 }
 
 func (s *Server) removePlugin(r *http.Request) (any, error) {
@@ -629,7 +674,12 @@ func (s *Server) addStore(r *http.Request) (any, error) {
 	if !filepath.IsAbs(in.Path) {
 		return nil, &meta.InvalidError{Field: "path", Want: fmt.Sprintf("the absolute path of a folder; it is %q", in.Path)}
 	}
-	return s.Agent.AddStore(r.Context(), in)
+	before, err := s.Agent.Stores(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.Agent.AddStore(r.Context(), in)
+	return made{out, slices.ContainsFunc(before, func(b Store) bool { return b.ID == out.ID })}, err
 }
 
 // ---------------------------------------------------------------- streams

@@ -69,15 +69,20 @@ func (s *Server) createTarget(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, err = s.Meta.Target(r.Context(), in.IQN)
+	existed := err == nil
 	x, err := s.Meta.CreateTarget(r.Context(), meta.Target{IQN: in.IQN, Tenant: in.Tenant, AllowAnyHost: in.AllowAnyHost})
 	if err != nil {
 		return nil, err
 	}
-	s.Agent.Note("target-created", x.IQN, "")
+	if !existed {
+		s.Agent.Note("target-created", x.IQN, "")
+	}
 	if err := s.Hosts.Sync(r.Context()); err != nil {
 		return nil, err
 	}
-	return s.presentTarget(r.Context(), x)
+	out, err := s.presentTarget(r.Context(), x)
+	return made{out, existed}, err
 }
 
 func (s *Server) deleteTarget(r *http.Request) (any, error) {
@@ -125,6 +130,10 @@ func (s *Server) attachUnit(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	existed, err := s.attached(r.Context(), x.IQN, v)
+	if err != nil {
+		return nil, err
+	}
 	lun := -1
 	if in.LUN != nil {
 		lun = int(*in.LUN)
@@ -133,11 +142,14 @@ func (s *Server) attachUnit(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Agent.Note("lun-attached", u.Target, fmt.Sprintf("LUN %d is volume %s", u.LUN, v))
+	if !existed {
+		s.Agent.Note("lun-attached", u.Target, fmt.Sprintf("LUN %d is volume %s", u.LUN, v))
+	}
 	if err := s.Hosts.Sync(r.Context()); err != nil {
 		return nil, err
 	}
-	return s.presentUnit(r.Context(), u)
+	out, err := s.presentUnit(r.Context(), u)
+	return made{out, existed}, err
 }
 
 func (s *Server) detachUnit(r *http.Request) (any, error) {

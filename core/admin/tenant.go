@@ -82,8 +82,11 @@ func (s *Server) createTenant(r *http.Request) (any, error) {
 	}
 	t := meta.Tenant{Name: in.Name}
 	in.apply(&t)
+	was, err := s.Meta.Tenant(r.Context(), in.Name)
+	existed := err == nil && !was.Closing
 	t, err = s.Meta.CreateTenant(r.Context(), t)
-	return s.presentTenant(r.Context(), t, err)
+	out, err := s.presentTenant(r.Context(), t, err)
+	return made{out, existed}, err
 }
 
 func (s *Server) setTenant(r *http.Request) (any, error) {

@@ -165,8 +165,15 @@ func checkVolumeLife(t *testing.T, w *world) {
 	if v.EUI64() == [8]byte{} || v.EUI64()[0]&3 != 2 || v.NGUID() != [16]byte(v.ID) {
 		t.Fatalf("identifiers: %x %x", v.EUI64(), v.NGUID())
 	}
-	_, err := w.CreateVolume(w.ctx, meta.Volume{Name: "db", Bytes: gib})
+	_, err := w.CreateVolume(w.ctx, meta.Volume{Name: "db", Bytes: 2 * gib})
 	w.is(err, meta.ErrExists)
+	_, err = w.CreateVolume(w.ctx, meta.Volume{ID: uuid.New(), Name: "db", Bytes: gib})
+	w.is(err, meta.ErrExists)
+	equal, err := w.CreateVolume(w.ctx, meta.Volume{Name: "db", Bytes: gib})
+	w.must(err)
+	if equal.ID != v.ID {
+		t.Fatalf("got volume %s, want %s", equal.ID, v.ID)
+	}
 	again, err := w.CreateVolume(w.ctx, meta.Volume{ID: v.ID, Name: "db", Bytes: gib})
 	w.must(err) // the same request, repeated
 	if again.ID != v.ID {

@@ -167,7 +167,8 @@ func checkHosts(p Protocol, field string, names []string) ([]string, error) {
 	return out, nil
 }
 
-// CreateSubsystem makes a subsystem. If an equal one exists, it is returned.
+// CreateSubsystem makes a subsystem. If an equal one exists, it is returned, also if hosts were
+// allowed since.
 func (m *Meta) CreateSubsystem(ctx context.Context, s Subsystem) (Subsystem, error) {
 	if err := s.check(); err != nil {
 		return s, err
@@ -178,9 +179,8 @@ func (m *Meta) CreateSubsystem(ctx context.Context, s Subsystem) (Subsystem, err
 		old, _, err := load[Subsystem](ctx, m, keySubsystem(s.NQN))
 		if err == nil {
 			out = old
-			if old.Tenant != s.Tenant || old.Serial != s.Serial || old.Model != s.Model || old.Namespaces != s.Namespaces ||
-				old.AllowAnyHost != s.AllowAnyHost || !slices.Equal(old.AllowedHosts, s.AllowedHosts) || !sameTarget(old.Target, s.Target) {
-				return fmt.Errorf("%s: %w", s.title(), ErrExists)
+			if other := old.differs(s); other != "" {
+				return fmt.Errorf("%s with another %s: %w", s.title(), other, ErrExists)
 			}
 			return nil
 		}
@@ -196,6 +196,27 @@ func (m *Meta) CreateSubsystem(ctx context.Context, s Subsystem) (Subsystem, err
 		return nil
 	})
 	return out, err
+}
+
+// differs says in what a subsystem is not the one that is asked for, if it is not.
+func (s Subsystem) differs(asked Subsystem) string {
+	switch {
+	case asked.Tenant != s.Tenant:
+		return "tenant"
+	case asked.Serial != s.Serial:
+		return "serial"
+	case asked.Model != s.Model:
+		return "model"
+	case asked.Namespaces != s.Namespaces:
+		return "limit of namespaces"
+	case asked.AllowAnyHost != s.AllowAnyHost:
+		return "answer to whether any host may connect"
+	case asked.AllowedHosts != nil && !slices.Equal(asked.AllowedHosts, s.AllowedHosts):
+		return "list of hosts"
+	case !sameTarget(asked.Target, s.Target):
+		return "mode"
+	}
+	return ""
 }
 
 // Subsystem returns one subsystem.
@@ -349,7 +370,7 @@ func (m *Meta) AllNamespaces(ctx context.Context) ([]Namespace, error) {
 
 // AttachNamespace attaches a volume. n.NSID 0 chooses one that was not used for as
 // long as possible. A volume has one attachment at a time for each protocol; attaching it
-// again where it is returns what is there.
+// again where it is, for all or for the same hosts, returns what is there.
 func (m *Meta) AttachNamespace(ctx context.Context, n Namespace) (Namespace, error) {
 	protocol := ProtocolOf(n.Subsystem)
 	hosts, err := checkHosts(protocol, "visible to", n.VisibleTo)
@@ -372,8 +393,13 @@ func (m *Meta) AttachNamespace(ctx context.Context, n Namespace) (Namespace, err
 				}
 				return &InUseError{What: "volume " + v.String(), Users: []string{unitTitle(*name, *id)}}
 			}
-			out, err = m.Namespace(ctx, *name, *id)
-			return err
+			if out, err = m.Namespace(ctx, *name, *id); err != nil {
+				return err
+			}
+			if n.VisibleTo != nil && !slices.Equal(n.VisibleTo, out.VisibleTo) {
+				return fmt.Errorf("%s, seen by other hosts: %w", unitTitle(*name, *id), ErrExists)
+			}
+			return nil
 		}
 		v, vrev, err := load[Volume](ctx, m, keyVolume(n.Volume))
 		if err == nil && v.State != VolumeActive {
@@ -420,7 +446,11 @@ func (m *Meta) checkFreeNSID(ctx context.Context, s *Subsystem, n Namespace) err
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%s (volume %s): %w", unitTitle(s.NQN, n.NSID), old.Volume, ErrExists)
+	v, err := m.Volume(ctx, old.Volume)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s (volume %s): %w", unitTitle(s.NQN, n.NSID), v, ErrExists)
 }
 
 // freeNSID returns the first free NSID from the one after the last used.

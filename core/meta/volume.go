@@ -117,6 +117,25 @@ func (v *Volume) check() error {
 	return nil
 }
 
+// differs says in what a volume is not the one that is asked for, if it is not.
+func (v Volume) differs(asked Volume) string {
+	switch {
+	case asked.ID != uuid.Nil && asked.ID != v.ID:
+		return "ID"
+	case asked.Bytes != v.Bytes:
+		return "size"
+	case asked.BlockBytes != v.BlockBytes:
+		return "block size"
+	case asked.Durability != v.Durability:
+		return "durability"
+	case asked.Group != v.Group:
+		return "namespace group"
+	case asked.Replicas != 0 && asked.Replicas != v.Replicas:
+		return "number of replicas"
+	}
+	return ""
+}
+
 // DefaultReplicas is how many replicas a volume has that asks for no number.
 const DefaultReplicas = 1
 
@@ -160,12 +179,14 @@ func checkDurability(d Durability) error {
 }
 
 // CreateVolume makes a volume. v.ID may be chosen by the caller, which makes the
-// request safe to repeat; name and tenant, size, block size, durability and replicas
-// are taken from v. If the name is taken by another volume: ErrExists.
+// request safe to repeat; name and tenant, size, block size, durability, group and replicas
+// are taken from v. If an equal one exists, it is returned; if the name is taken by another
+// volume: ErrExists.
 func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
 	if err := v.check(); err != nil {
 		return v, err
 	}
+	asked := v
 	var err error
 	if v.Replicas, err = m.checkReplicas(ctx, v.Replicas); err != nil {
 		return v, err
@@ -181,15 +202,13 @@ func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
 		}
 		id, _, err := load[uuid.UUID](ctx, m, keyVolumeName(v.Tenant, v.Name))
 		if err == nil {
-			if id != v.ID {
-				return fmt.Errorf("volume %s: %w", v, ErrExists)
+			if out, err = m.Volume(ctx, id); err != nil {
+				return err
 			}
-			old, err := m.Volume(ctx, id)
-			if err == nil && (old.Bytes != v.Bytes || old.BlockBytes != v.BlockBytes) {
-				err = fmt.Errorf("volume %s with another size: %w", v, ErrExists)
+			if other := out.differs(asked); other != "" {
+				return fmt.Errorf("volume %s with another %s: %w", v, other, ErrExists)
 			}
-			out = old
-			return err
+			return nil
 		}
 		if !isNotFound(err) {
 			return err

@@ -1,0 +1,59 @@
+package agent
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/mooring-io/mooring/core/admin"
+)
+
+// Making what exists already changes nothing and is no error, and the agent says which it was. What
+// differs from what exists is refused.
+func TestTwice(t *testing.T) {
+	n := startNode(t, t.TempDir(), "")
+	disk := filepath.Join(t.TempDir(), "disk")
+	const iqn, host = "iqn.2026-11.io.mooring:test", "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
+	for _, c := range []struct {
+		path string
+		in   any
+		// other is refused once in was done.
+		other any
+	}{
+		{"/v1/tenants", map[string]any{"name": "acme", "policy": "balance"}, map[string]any{"name": "acme", "policy": "inherit"}},
+		{"/v1/volumes", admin.VolumeCreate{Name: "v", Size: 1 << 30}, admin.VolumeCreate{Name: "v", Size: 2 << 30}},
+		{"/v1/volumes", admin.VolumeCreate{Name: "w", Size: 1 << 30, Group: "g"}, admin.VolumeCreate{Name: "w", Size: 1 << 30}},
+		{"/v1/subsystems", admin.SubsystemCreate{NQN: testNQN}, admin.SubsystemCreate{NQN: testNQN, Serial: "other"}},
+		{"/v1/subsystems/" + testNQN + "/namespaces", admin.NamespaceAttach{Volume: "v"}, admin.NamespaceAttach{Volume: "v", VisibleTo: []string{host}}},
+		{"/v1/hosts/allow", admin.HostRule{Subsystem: testNQN, Host: host}, nil},
+		{"/v1/hosts/allow", admin.HostRule{Subsystem: testNQN, Host: host, NSID: 1}, nil},
+		{"/v1/hosts/deny", admin.HostRule{Subsystem: testNQN, Host: host}, nil},
+		{"/v1/targets", admin.TargetCreate{IQN: iqn}, admin.TargetCreate{IQN: iqn, AllowAnyHost: true}},
+		{"/v1/targets/" + iqn + "/luns", admin.LUNAttach{Volume: "v"}, nil},
+		{"/v1/stores", admin.StoreAdd{Name: "disk", Path: disk}, admin.StoreAdd{Name: "disk", Path: disk + "2"}},
+	} {
+		for _, want := range []bool{false, true} {
+			if existed, err := n.client.Create(n.ctx, c.path, c.in, nil); err != nil || existed != want {
+				t.Errorf("%s %+v: existed %v, %v; want %v", c.path, c.in, existed, err, want)
+			}
+		}
+		if c.other != nil {
+			n.do("POST", c.path, c.other, nil, "exists")
+		}
+	}
+	// Also when hosts were allowed since.
+	n.do("POST", "/v1/hosts/allow", admin.HostRule{Subsystem: testNQN, Host: host}, nil)
+	if existed, err := n.client.Create(n.ctx, "/v1/subsystems", admin.SubsystemCreate{NQN: testNQN}, nil); err != nil || !existed {
+		t.Errorf("the subsystem again: existed %v, %v", existed, err)
+	}
+	// What is in the way is named as its user does.
+	n.do("POST", "/v1/subsystems/"+testNQN+"/namespaces", admin.NamespaceAttach{Volume: "w", NSID: 1}, nil, "exists", "volume default/v")
+	created := 0
+	if err := admin.Stream(n.ctx, n.client, "/v1/events", func(e admin.Event) error {
+		if e.Kind == "volume-created" || e.Kind == "subsystem-created" || e.Kind == "host-allowed" {
+			created++
+		}
+		return nil
+	}); err != nil || created != 6 {
+		t.Errorf("%d events, %v; want 6: two volumes, a subsystem, a host three times", created, err)
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -58,7 +59,8 @@ func storeDirs(ctx context.Context, file, dir string) ([]string, error) {
 		return nil, &usageError{fmt.Errorf("name either -config FILE or -store FOLDER")}
 	}
 	if dir != "" {
-		return []string{dir}, nil
+		_, err := os.Stat(dir)
+		return []string{dir}, fileError(err)
 	}
 	cfg, err := config.Load(file)
 	if err != nil {

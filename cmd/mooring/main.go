@@ -139,10 +139,24 @@ func newRoot() *cobra.Command {
 		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), targetCommand(g), lunCommand(g), hostCommand(g), pluginCommand(g),
 		storeCommand(g), nodeCommand(g), clusterCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(g), metaCommand(g),
 	)
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
 	group(root)
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() && !c.Runnable() {
 			group(c)
+		}
+		if c.Name() == "help" {
+			c.Args = func(_ *cobra.Command, args []string) error {
+				of, rest, err := root.Find(args)
+				if err == nil && len(rest) > 0 {
+					err = of.Args(of, rest)
+				}
+				if err != nil {
+					return &usageError{err}
+				}
+				return nil
+			}
 		}
 		c.Args = usageArgs(c.Args)
 	}

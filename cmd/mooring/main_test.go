@@ -36,6 +36,19 @@ func fakeAgent(t *testing.T, kind string) string {
 	})
 }
 
+// deadAgent leaves a socket at which nobody listens any more.
+func deadAgent(t *testing.T) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	return socket
+}
+
 // agentThat answers every request with what the function writes.
 func agentThat(t *testing.T, fn func(http.ResponseWriter)) string {
 	t.Helper()
@@ -90,6 +103,7 @@ func TestComplaints(t *testing.T) {
 		{[]string{"volume", "show", "--output", "json"}, "usage", exitUsage, "accepts 1 arg", "mooring volume show -help"},
 		{[]string{"volum", "-o", "json"}, "usage", exitUsage, "did you mean volume?", "mooring -help"},
 		{[]string{"volume", "list", "-o", "json", "-socket", filepath.Join(t.TempDir(), "none")}, "no_agent", exitNoAgent, "start one", ""},
+		{[]string{"volume", "list", "-o", "json", "-socket", deadAgent(t)}, "no_agent", exitNoAgent, "has ended without removing it", ""},
 	} {
 		args := longFlags(c.args)
 		root := newRoot()
@@ -150,6 +164,14 @@ func TestExitCodes(t *testing.T) {
 		{"refused: managed", list(fakeAgent(t, admin.KindManaged)), exitConflict},
 		{"nobody there", list(filepath.Join(t.TempDir(), "none")), exitNoAgent},
 		{"unknown command", []string{"volum"}, exitUsage},
+		{"unknown shell", []string{"completion", "foo"}, exitUsage},
+		{"known shell", []string{"completion", "bash"}, exitOK},
+		{"help on nothing there is", []string{"help", "foo"}, exitUsage},
+		{"help on nothing there is in a group", []string{"help", "volume", "foo"}, exitUsage},
+		{"help on a command", []string{"help", "volume", "create"}, exitOK},
+		{"resize to nothing", []string{"volume", "resize", "a", "0"}, exitUsage},
+		{"backup into no folder", []string{"meta", "backup", "/nope/file"}, exitUsage},
+		{"check of no store", []string{"check", "-store", "/nope"}, exitUsage},
 		{"unknown flag", []string{"volume", "list", "-nope"}, exitUsage},
 		{"missing argument", []string{"volume", "show"}, exitUsage},
 		{"wrong size", []string{"volume", "create", "a", "-size", "1GB"}, exitUsage},

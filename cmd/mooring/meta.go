@@ -24,7 +24,7 @@ func metaBackup(g *globals) *cobra.Command {
 			tmp := args[0] + ".partial"
 			f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 			if err != nil {
-				return err
+				return fileError(err)
 			}
 			n, err := g.client().Download(c.Context(), "/v1/meta/backup", f)
 			err = errors.Join(err, f.Sync(), f.Close())
@@ -53,6 +53,9 @@ unknown afterwards; their data stays in the stores until it is dealt with.`,
 			cfg, err := config.Load(file)
 			if err != nil {
 				return &usageError{err}
+			}
+			if _, err := os.Stat(args[0]); err != nil {
+				return fileError(err)
 			}
 			if err := agent.RestoreMeta(c.Context(), cfg, args[0]); err != nil {
 				return err

@@ -2,9 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/mooring-io/mooring/core/config"
@@ -64,6 +67,16 @@ func already(existed bool) string {
 func size(n int64) string { return config.FormatSize(n) }
 
 func list(s []string) string { return strings.Join(s, ",") }
+
+// fileError makes it a usage error that a file or folder that was named is not there, or not to be used so.
+func fileError(err error) error {
+	for _, fault := range []error{fs.ErrNotExist, fs.ErrPermission, syscall.ENOTDIR, syscall.EISDIR} {
+		if errors.Is(err, fault) {
+			return &usageError{err}
+		}
+	}
+	return err
+}
 
 // sizeArg reads a size from the command line.
 func sizeArg(what, s string) (int64, error) {

@@ -107,7 +107,9 @@ func volumeResize(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			in.Size = n
+			if in.Size = n; n == 0 {
+				return &usageError{errors.New("SIZE must be more than nothing")}
+			}
 			var v admin.Volume
 			if err := g.client().Do(c.Context(), "PATCH", volumePath(args[0], tenant), in, &v); err != nil {
 				return err

@@ -213,7 +213,7 @@ type Plugin struct {
 	PID      int       `json:"pid,omitempty"`
 	UID      int       `json:"uid"`
 	Restarts int       `json:"restarts"`
-	Since    time.Time `json:"since"`
+	Since    time.Time `json:"since,omitzero"` // of the state; not of an idle one
 }
 
 // PluginAdd registers a plugin's file in the catalog.
@@ -261,9 +261,9 @@ type Node struct {
 	Name     string    `json:"name"`
 	ID       string    `json:"id"`
 	Address  string    `json:"address,omitempty"`
-	State    string    `json:"state"` // up, down or witness
-	Self     bool      `json:"self"`  // the one that was asked
-	Since    time.Time `json:"since"` // of its Meta session; zero: it has none
+	State    string    `json:"state"`          // up, down or witness
+	Self     bool      `json:"self"`           // the one that was asked
+	Since    time.Time `json:"since,omitzero"` // of its Meta session
 	Witness  bool      `json:"witness"`
 	Vote     string    `json:"vote,omitempty"` // in the agents' etcd: votes, follows, or none
 	Stores   int       `json:"stores"`

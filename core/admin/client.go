@@ -139,7 +139,9 @@ func (c *Client) explain(err error) error {
 		err = u.Err
 	}
 	switch {
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return &UnreachableError{fmt.Sprintf("no agent runs at %s: the one that made this socket has ended without removing it, as when it is killed; start it again (mooring agent -config FILE), or name another agent's socket with -socket or MOORING_SOCKET", c.socket)}
+	case errors.Is(err, os.ErrNotExist):
 		return &UnreachableError{fmt.Sprintf("no agent listens at %s: start one (mooring agent -config FILE), or name its socket with -socket or MOORING_SOCKET", c.socket)}
 	case errors.Is(err, os.ErrPermission):
 		return &UnreachableError{fmt.Sprintf("the agent's socket %s is not yours: run as the agent's user or as root", c.socket)}

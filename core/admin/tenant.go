@@ -45,6 +45,9 @@ func (s *Server) tenantRoutes(m *http.ServeMux) {
 	m.HandleFunc("POST /v1/tenants", answer(s.createTenant))
 	m.HandleFunc("PATCH /v1/tenants/{name}", answer(s.setTenant))
 	m.HandleFunc("DELETE /v1/tenants/{name}", answer(func(r *http.Request) (any, error) {
+		if _, err := s.Meta.Tenant(r.Context(), r.PathValue("name")); err != nil {
+			return nil, err
+		}
 		return struct{}{}, s.Meta.DeleteTenant(r.Context(), r.PathValue("name"))
 	}))
 }

@@ -129,7 +129,7 @@ func (a *agent) Reload(ctx context.Context) (admin.ReloadReport, error) {
 	}
 	c, err := config.Load(old.File)
 	if err != nil {
-		return r, fmt.Errorf("%w: %w", sdk.ErrInvalid, err)
+		return r, err
 	}
 	if a.o.Socket != "" {
 		c.Admin.Socket = a.o.Socket

@@ -278,9 +278,16 @@ func (a *agent) AddStore(ctx context.Context, in admin.StoreAdd) (admin.Store, e
 	if in.Media == "" {
 		in.Media = "ssd"
 	}
-	if s, _, err := a.findStore(in.Name); err == nil && s.path != in.Path {
+	s, _, err := a.findStore(in.Name)
+	switch {
+	case err == nil && s.path != in.Path:
 		return admin.Store{}, fmt.Errorf("store %s at %s: %w", in.Name, s.path, meta.ErrExists)
-	} else if err != nil {
+	case err == nil && s.media != in.Media:
+		return admin.Store{}, fmt.Errorf("store %s with media class %s: %w", in.Name, s.media, meta.ErrExists)
+	case err != nil:
+		if err := a.storeFolder(in.Path); err != nil {
+			return admin.Store{}, err
+		}
 		if err := a.openStore(ctx, config.Store{Name: in.Name, Path: in.Path, Capacity: in.Capacity, Media: in.Media}); err != nil {
 			return admin.Store{}, err
 		}
@@ -291,6 +298,19 @@ func (a *agent) AddStore(ctx context.Context, in admin.StoreAdd) (admin.Store, e
 		return all[i], nil
 	}
 	return admin.Store{}, err
+}
+
+// storeFolder says why a folder cannot become a store's, if it cannot.
+func (a *agent) storeFolder(path string) error {
+	for _, s := range a.openedStores() {
+		if s.path == path {
+			return fmt.Errorf("store %s at that path: %w", s.name, meta.ErrExists)
+		}
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return &meta.InvalidError{Field: "path", Want: fmt.Sprintf("a folder that is there or can be made: %v", err)}
+	}
+	return nil
 }
 
 // DrainStore implements admin.Agent.

@@ -20,6 +20,8 @@ import (
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/mooring-io/mooring/sdk"
 )
 
 // Config is a valid configuration. Sizes are bytes; paths are absolute.
@@ -366,10 +368,19 @@ type lunBlock struct {
 type Error struct {
 	Diagnostics hcl.Diagnostics
 	files       map[string]*hcl.File
+	cause       error // it could not be read
 }
+
+// Is makes it an sdk.ErrInvalid.
+func (e *Error) Is(target error) bool { return target == sdk.ErrInvalid }
+
+func (e *Error) Unwrap() error { return e.cause }
 
 // Error prints each diagnostic with its file, line and column, and points at the offending source.
 func (e *Error) Error() string {
+	if e.cause != nil {
+		return e.cause.Error()
+	}
 	var b strings.Builder
 	for i, d := range e.Diagnostics {
 		if i > 0 {
@@ -408,11 +419,11 @@ func (e *Error) print(b *strings.Builder, d *hcl.Diagnostic) {
 	b.WriteString(d.Detail)
 }
 
-// Load reads and checks a file. An error about its content is an *Error.
+// Load reads and checks a file. An error is an *Error.
 func Load(path string) (*Config, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w", err)
+		return nil, &Error{cause: fmt.Errorf("read the configuration: %w", err)}
 	}
 	return Parse(src, path)
 }

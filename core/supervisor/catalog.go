@@ -18,6 +18,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/mooring-io/mooring/sdk"
 	"github.com/mooring-io/mooring/sdk/proto"
 )
 
@@ -26,6 +27,15 @@ var ErrChecksum = errors.New("the file is not the one that was registered")
 
 // ErrUnknown says that no plugin has that name.
 var ErrUnknown = errors.New("no such plugin")
+
+// FileError is an sdk.ErrInvalid: a file that cannot be a plugin.
+type FileError struct{ err error }
+
+func (e *FileError) Error() string { return e.err.Error() }
+func (e *FileError) Unwrap() error { return e.err }
+
+// Is makes it an sdk.ErrInvalid.
+func (e *FileError) Is(target error) bool { return target == sdk.ErrInvalid }
 
 const catalogFile = "plugins.json" // in the data directory
 

@@ -345,7 +345,7 @@ func (s *Supervisor) Add(ctx context.Context, path string) (Entry, error) {
 	}
 	sum, err := checksumOf(path)
 	if err != nil {
-		return Entry{}, fmt.Errorf("add plugin: %w", err)
+		return Entry{}, fmt.Errorf("add plugin: %w", &FileError{err})
 	}
 	e := Entry{Name: name, Path: path, SHA256: sum}
 	if filepath.Dir(path) == filepath.Clean(s.opts.PluginDir) {

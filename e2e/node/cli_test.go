@@ -91,4 +91,38 @@ func TestRefusals(t *testing.T) {
 	if states["none"] != "refused" || states["transport-tcp"] != "running" {
 		t.Errorf("plugins: %v", states)
 	}
+	if strings.Contains(out, "0001-01-01") {
+		t.Errorf("a plugin is what it is since the year 1\n%s", out)
+	}
+	plugin := filepath.Join(programs, "plugins", "policy-inherit")
+	for _, c := range []struct {
+		code int
+		args string
+		says string
+	}{
+		{2, "plugin add /nope", "/nope"},
+		{2, "plugin add /etc/passwd", "not an executable"},
+		{1, "plugin add /bin/true", "did not come up"},
+		{0, "plugin add " + plugin, "registered already"},
+		{2, "store add x /proc/foo", "/proc/foo"},
+		{2, "store add x /etc/passwd", "not a directory"},
+		{4, "store add x " + filepath.Join(f.dir, "data/stores/main"), "store main"},
+		{3, "tenant delete nope", "not found"},
+		{2, "meta restore -config " + f.path + " /nope", "/nope"},
+	} {
+		out, err := a.mooring(strings.Fields(c.args)...)
+		code := 0
+		if errors.As(err, &exit) {
+			code = exit.ExitCode()
+		}
+		if code != c.code || !strings.Contains(out, c.says) || strings.Contains(out, "invalid argument") {
+			t.Errorf("%s: exit code %d, want %d\n%s", c.args, code, c.code, out)
+		}
+	}
+	// A wrong file is refused with its line, and nothing before that.
+	f.volumes += "volume \"w\" {}\n"
+	f.write(t)
+	if out, err := a.mooring("agent", "reload"); !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.HasPrefix(out, "mooring: "+f.path) {
+		t.Errorf("reload of a wrong file: %v\n%s", err, out)
+	}
 }

@@ -111,10 +111,14 @@ func agentValidate(g *globals) *cobra.Command {
 			if err != nil {
 				return &usageError{err}
 			}
-			if g.output == "json" {
-				return g.print(c.OutOrStdout(), validity{args[0], append([]string{}, cfg.Doubts()...)}, "", nil)
+			doubts, err := agent.Validate(c.Context(), cfg)
+			if err != nil {
+				return err
 			}
-			for _, d := range cfg.Doubts() {
+			if g.output == "json" {
+				return g.print(c.OutOrStdout(), validity{args[0], append([]string{}, doubts...)}, "", nil)
+			}
+			for _, d := range doubts {
 				fmt.Fprintln(c.ErrOrStderr(), "warning:", d)
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "%s is valid\n", args[0])

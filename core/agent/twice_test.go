@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 
 	"github.com/mooring-io/mooring/core/admin"
+	"github.com/mooring-io/mooring/core/config"
 )
 
 // Making what exists already changes nothing and is no error, and the agent says which it was. What
@@ -55,5 +57,25 @@ func TestTwice(t *testing.T) {
 		return nil
 	}); err != nil || created != 6 {
 		t.Errorf("%d events, %v; want 6: two volumes, a subsystem, a host three times", created, err)
+	}
+}
+
+// The file and the command line have one rule for the size of a volume.
+func TestVolumeSizes(t *testing.T) {
+	n := startNode(t, t.TempDir(), "")
+	for i, c := range []struct {
+		size int64
+		ok   bool
+	}{
+		{0, false}, {4096, false}, {1<<20 - 4096, false}, {1 << 20, true}, {1<<20 + 4096, true}, {1<<20 + 512, false}, {1<<50 - 4096, true}, {1 << 50, true}, {1<<50 + 4096, false},
+	} {
+		_, err := config.Parse(fmt.Appendf(nil, "volume \"v\" {\n  size = %q\n}\n", fmt.Sprint(c.size)), "node.hcl")
+		if (err == nil) != c.ok {
+			t.Errorf("a file with a volume of %d bytes: %v", c.size, err)
+		}
+		err = n.client.Do(n.ctx, "POST", "/v1/volumes", admin.VolumeCreate{Name: fmt.Sprint("v", i), Size: c.size}, nil)
+		if (err == nil) != c.ok {
+			t.Errorf("a volume of %d bytes: %v", c.size, err)
+		}
 	}
 }

@@ -41,6 +41,13 @@ type Config struct {
 	Hosts      []Host
 	Subsystems []Subsystem
 	Targets    []Target
+
+	files map[string]*hcl.File // to show what is wrong in them
+}
+
+// Wrong is the error that others have found in the file, as Load would return it.
+func (c *Config) Wrong(diags hcl.Diagnostics) error {
+	return &Error{Diagnostics: diags, files: c.files}
 }
 
 // Pos is where an object stands in the file.
@@ -109,7 +116,8 @@ type Store struct {
 type Plugin struct {
 	Pos
 	Name        string
-	Listen      []string // URLs
+	Listen      []string    // URLs
+	ListenAt    []hcl.Range // where each stands
 	Threads     int
 	PoolBytes   int64 // per thread
 	RingEntries int
@@ -498,7 +506,7 @@ func Parse(src []byte, path string) (*Config, error) {
 	}
 	r := reader{base: filepath.Dir(path)}
 	c := r.config(&in)
-	c.File = path
+	c.File, c.files = path, p.Files()
 	if diags = append(diags, r.diags...); diags.HasErrors() {
 		return nil, fail()
 	}
@@ -704,6 +712,7 @@ func (r *reader) plugins(in *file, c *Config) {
 			PoolBytes: r.size(at(p.Range, p.Body, "pool"), "pool", p.Pool, 64<<20), RingEntries: orDefault(p.RingEntries, 4096), User: p.User, Range: p.Range,
 		}
 		for i, l := range p.Listen {
+			out.ListenAt = append(out.ListenAt, at(p.Range, p.Body, "listen", i))
 			if err := CheckListen(l); err != nil {
 				r.wrong(at(p.Range, p.Body, "listen", i), "Invalid listen URL", "listen: %v.", err)
 			}
@@ -732,6 +741,13 @@ func CheckListen(l string) error {
 	return nil
 }
 
+// What a volume may measure, in bytes; package meta has the same rule.
+const (
+	volumeGrain    = 4096
+	minVolumeBytes = 1 << 20
+	maxVolumeBytes = 1 << 50
+)
+
 func (r *reader) volumes(in *file, c *Config) {
 	tenants := names{r: r, kind: "tenant"}
 	for _, t := range in.Tenants {
@@ -751,8 +767,8 @@ func (r *reader) volumes(in *file, c *Config) {
 			Pos: pos(v.Range), Name: v.Name, Tenant: orDefault(v.Tenant, "default"), Size: r.size(at(v.Range, v.Body, "size"), "size", v.Size, 0),
 			BlockSize: orDefault(v.BlockSize, 4096), Durability: orDefault(v.Durability, "sync"),
 		}
-		if len(r.diags) == wrong && (out.Size <= 0 || out.Size%(1<<20) != 0) {
-			r.wrong(at(v.Range, v.Body, "size"), "Invalid volume size", "size must be a multiple of 1 MiB, such as \"10GiB\"; it is %q.", v.Size)
+		if len(r.diags) == wrong && (out.Size < minVolumeBytes || out.Size > maxVolumeBytes || out.Size%volumeGrain != 0) {
+			r.wrong(at(v.Range, v.Body, "size"), "Invalid volume size", "size must be a multiple of 4 KiB from 1 MiB to 1 PiB, such as \"10GiB\"; it is %q.", v.Size)
 		}
 		if !oneOf(out.BlockSize, 512, 4096) {
 			r.wrong(at(v.Range, v.Body, "block_size"), "Invalid block size", "block_size must be 512 or 4096; it is %d.", v.BlockSize)

@@ -52,7 +52,7 @@ func TestWrongFiles(t *testing.T) {
 		"unknown attribute": {"volume \"a\" {\n size = \"1GiB\"\n sise = 1\n}", "line 3", "sise"},
 		"missing size":      {"volume \"a\" {}", "line 1", "size"},
 		"bad size":          {"volume \"a\" {\n size = \"1GB\"\n}", "line 2, column 9", "10GiB"},
-		"odd size":          {"volume \"a\" {\n size = \"1000\"\n}", "line 2, column 9", "multiple of 1 MiB"},
+		"odd size":          {"volume \"a\" {\n size = \"1000\"\n}", "line 2, column 9", "multiple of 4 KiB"},
 		"block size":        {"volume \"a\" {\n size = \"1GiB\"\n block_size = 1024\n}", "line 3, column 15", "512 or 4096"},
 		"durability":        {"volume \"a\" {\n size = \"1GiB\"\n durability = \"fast\"\n}", "line 3, column 15", "volatile"},
 		"name twice":        {"volume \"a\" {\n size = \"1GiB\"\n}\nvolume \"a\" {\n size = \"1GiB\"\n}", "line 4", ":1"},

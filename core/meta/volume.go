@@ -166,7 +166,7 @@ func checkGroup(g string) error {
 
 func checkVolumeBytes(n int64) error {
 	if n < MinVolumeBytes || n > MaxVolumeBytes || n%VolumeGrain != 0 {
-		return invalid("size", "a multiple of %d bytes from 1 MiB to 1 PiB; it is %d bytes", VolumeGrain, n)
+		return invalid("size", "a multiple of 4 KiB from 1 MiB to 1 PiB; it is %d bytes", n)
 	}
 	return nil
 }

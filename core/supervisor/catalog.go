@@ -37,7 +37,8 @@ func (e *FileError) Unwrap() error { return e.err }
 // Is makes it an sdk.ErrInvalid.
 func (e *FileError) Is(target error) bool { return target == sdk.ErrInvalid }
 
-const catalogFile = "plugins.json" // in the data directory
+// CatalogFile is the catalog, in the data directory.
+const CatalogFile = "plugins.json"
 
 // Entry is a plugin in the catalog: a name, the file it is, and the file's checksum.
 type Entry struct {
@@ -86,7 +87,7 @@ type catalogContent struct {
 const catalogVersion = 1
 
 func openCatalog(dataDir string) (*catalog, error) {
-	c := &catalog{path: filepath.Join(dataDir, catalogFile), entries: map[string]Entry{}}
+	c := &catalog{path: filepath.Join(dataDir, CatalogFile), entries: map[string]Entry{}}
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return nil, fmt.Errorf("open the core's own file: %w", err)

@@ -617,7 +617,7 @@ func TestCatalog(t *testing.T) {
 	}
 	b.close()
 
-	if err := os.WriteFile(filepath.Join(b.dir, catalogFile), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(b.dir, CatalogFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := New(b.opts); err == nil || !strings.Contains(err.Error(), "damaged") {

@@ -78,11 +78,18 @@ func TestRefusals(t *testing.T) {
 		!strings.Contains(string(out), "volume \"other\" of tenant default has no block") || !strings.Contains(string(out), "no plugin none") {
 		t.Errorf("validate: %v\n%s", err, out)
 	}
+	g := newFile(t, freePort(t))
+	g.plugin = "listen = [\"nvme-tcp://127.0.0.1:4420\", \"iscsi://127.0.0.1:3260\"]\n config {\n  max_connections = \"many\"\n }"
+	g.write(t)
+	out, err := exec.Command(filepath.Join(programs, "mooring"), "agent", "validate", g.path).CombinedOutput()
+	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), g.path+" line 15, column 41: Listener of another plugin") || !strings.Contains(string(out), "line 17") {
+		t.Errorf("validate with a listener of another plugin: %v\n%s", err, out)
+	}
 	a := start(t, 0, "-config", f.path)
-	out, err := a.mooring("plugin", "list", "-o", "json")
+	list, err := a.mooring("plugin", "list", "-o", "json")
 	var plugins []struct{ Name, State string }
-	if err = errors.Join(err, json.Unmarshal([]byte(out), &plugins)); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err = errors.Join(err, json.Unmarshal([]byte(list), &plugins)); err != nil {
+		t.Fatalf("%v\n%s", err, list)
 	}
 	states := map[string]string{}
 	for _, p := range plugins {
@@ -91,8 +98,8 @@ func TestRefusals(t *testing.T) {
 	if states["none"] != "refused" || states["transport-tcp"] != "running" {
 		t.Errorf("plugins: %v", states)
 	}
-	if strings.Contains(out, "0001-01-01") {
-		t.Errorf("a plugin is what it is since the year 1\n%s", out)
+	if strings.Contains(list, "0001-01-01") {
+		t.Errorf("a plugin is what it is since the year 1\n%s", list)
 	}
 	plugin := filepath.Join(programs, "plugins", "policy-inherit")
 	for _, c := range []struct {

@@ -24,7 +24,7 @@ import (
 
 // Timing is how long things may take. The zero value of each is its default.
 type Timing struct {
-	Start         time.Duration // from exec to serving; 10 s
+	Start         time.Duration // from exec to serving; 30 s: on a machine where all starts at once, slow is not hung
 	Stop          time.Duration // until a plugin that was asked to stop is killed; 10 s
 	Health        time.Duration // between two health reports; 2 s
 	HealthTimeout time.Duration // silence after which a plugin is taken for hung and killed; 10 s
@@ -39,7 +39,7 @@ func (t Timing) withDefaults() Timing {
 		v *time.Duration
 		d time.Duration
 	}{
-		{&t.Start, 10 * time.Second}, {&t.Stop, 10 * time.Second},
+		{&t.Start, 30 * time.Second}, {&t.Stop, 10 * time.Second},
 		{&t.Health, 2 * time.Second}, {&t.HealthTimeout, 10 * time.Second},
 		{&t.BackoffMin, 100 * time.Millisecond}, {&t.BackoffMax, 30 * time.Second}, {&t.HealthyAfter, time.Minute},
 	} {

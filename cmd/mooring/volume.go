@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 
 	"github.com/spf13/cobra"
@@ -41,7 +42,7 @@ func volumeCreate(g *globals) *cobra.Command {
 	c.Flags().StringVar(&bytes, "size", "", "`size`, such as 100GiB (required)")
 	c.Flags().IntVar(&in.BlockSize, "block-size", 4096, "logical block size, 512 or 4096 `bytes`")
 	c.Flags().StringVar(&in.Durability, "durability", "sync", "sync, or volatile: writes may wait in the disk's cache for a flush")
-	c.Flags().IntVar(&in.Replicas, "replicas", 0, "on how many nodes its data lies; without, on one")
+	c.Flags().IntVar(&in.Replicas, "replicas", 0, "on how many nodes its data lies; without, on two where there are two")
 	c.Flags().StringVar(&in.Tenant, "tenant", "", "owner; without, the default tenant")
 	c.Flags().StringVar(&in.Group, "group", "", "namespace `group`, which a balancing path policy spreads over access points")
 	return c
@@ -55,9 +56,9 @@ func volumeList(g *globals) *cobra.Command {
 			if err := g.client().Do(c.Context(), "GET", "/v1/volumes", nil, &vs); err != nil {
 				return err
 			}
-			return g.print(c.OutOrStdout(), vs, "NAME SIZE USED BLOCK DURABILITY GROUP STATE USERS MANAGED", func(row func(...any)) {
+			return g.print(c.OutOrStdout(), vs, "NAME SIZE USED BLOCK DURABILITY REPLICAS GROUP STATE USERS MANAGED", func(row func(...any)) {
 				for _, v := range vs {
-					row(v.Name, size(v.Size), size(v.Used), v.BlockSize, v.Durability, v.Group, v.State, list(v.Users), v.Managed)
+					row(v.Name, size(v.Size), size(v.Used), v.BlockSize, v.Durability, v.Replicas, v.Group, v.State, list(v.Users), v.Managed)
 				}
 			})
 		},
@@ -126,23 +127,28 @@ func volumeSet(g *globals) *cobra.Command {
 	var in admin.VolumeSet
 	var tenant, group string
 	c := &cobra.Command{
-		Use: "set NAME", Short: "Change a volume's durability or namespace group, also while it is in use", Args: usageArgs(cobra.ExactArgs(1)),
-		Example: "  mooring volume set db1 -group db\n  mooring volume set db1 -group ''",
+		Use: "set NAME", Short: "Change a volume's durability, replicas or namespace group, also while it is in use", Args: usageArgs(cobra.ExactArgs(1)),
+		Example: "  mooring volume set db1 -replicas 3\n  mooring volume set db1 -group db\n  mooring volume set db1 -group ''",
 		RunE: func(c *cobra.Command, args []string) error {
 			if c.Flags().Changed("group") {
 				in.Group = &group
 			}
-			if in.Group == nil && in.Durability == "" {
-				return &usageError{errors.New("say what to change: -group or -durability")}
+			replicas := c.Flags().Changed("replicas")
+			if replicas && in.Replicas < 1 {
+				return &usageError{fmt.Errorf("-replicas must be from 1; it is %d", in.Replicas)}
+			}
+			if in.Group == nil && in.Durability == "" && !replicas {
+				return &usageError{errors.New("say what to change: -replicas, -group or -durability")}
 			}
 			var v admin.Volume
 			if err := g.client().Do(c.Context(), "PATCH", volumePath(args[0], tenant), in, &v); err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), v, "volume %s: durability %s, group %q", v.Name, v.Durability, v.Group)
+			return g.done(c.OutOrStdout(), v, "volume %s: durability %s, replicas %d, group %q", v.Name, v.Durability, v.Replicas, v.Group)
 		},
 	}
 	tenantFlag(c, &tenant)
+	c.Flags().IntVar(&in.Replicas, "replicas", 0, "on how many nodes its data lies; more are filled in the background, fewer are dropped at once")
 	c.Flags().StringVar(&in.Durability, "durability", "", "sync, or volatile: writes may wait in the disk's cache for a flush")
 	c.Flags().StringVar(&group, "group", "", "namespace `group`, which a balancing path policy spreads over access points; '' is none")
 	return c

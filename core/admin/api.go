@@ -68,7 +68,7 @@ type VolumeCreate struct {
 	Size       int64  `json:"size"`
 	BlockSize  int    `json:"block_size,omitempty"` // 512 or 4096; 0 is 4096
 	Durability string `json:"durability,omitempty"` // sync or volatile; "" is sync
-	Replicas   int    `json:"replicas,omitempty"`   // on different nodes; 0 is 1
+	Replicas   int    `json:"replicas,omitempty"`   // on different nodes; 0 is 2 where there are two storage nodes
 	Group      string `json:"group,omitempty"`      // namespace group; "" is none
 }
 
@@ -77,6 +77,7 @@ type VolumeSet struct {
 	Size       int64   `json:"size,omitempty"`
 	Force      bool    `json:"force,omitempty"` // shrinking destroys what lies beyond
 	Durability string  `json:"durability,omitempty"`
+	Replicas   int     `json:"replicas,omitempty"`
 	Group      *string `json:"group,omitempty"` // "": none
 }
 

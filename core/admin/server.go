@@ -328,6 +328,12 @@ func (s *Server) setVolume(r *http.Request) (any, error) {
 		}
 		s.Agent.Note("volume-durability", v.String(), in.Durability)
 	}
+	if in.Replicas != 0 {
+		if v, err = s.Meta.SetReplicas(r.Context(), v.ID, in.Replicas); err != nil {
+			return nil, err
+		}
+		s.Agent.Note("volume-replicas", v.String(), fmt.Sprint(in.Replicas))
+	}
 	if in.Size != 0 {
 		if v, err = s.resizeVolume(r.Context(), v, in); err != nil {
 			return nil, err

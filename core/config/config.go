@@ -144,6 +144,7 @@ type Volume struct {
 	BlockSize  int
 	Durability string // "sync" or "volatile"
 	Group      string // namespace group; "": none
+	Replicas   int    // 0: not said
 }
 
 // Host gives an NQN and an IQN, or one of them, a name.
@@ -310,6 +311,7 @@ type volumeBlock struct {
 	BlockSize  int       `hcl:"block_size,optional"`
 	Durability string    `hcl:"durability,optional"`
 	Group      string    `hcl:"group,optional"`
+	Replicas   *int      `hcl:"replicas"`
 	Range      hcl.Range `hcl:",def_range"`
 	Body       hcl.Body  `hcl:",body"`
 }
@@ -741,6 +743,9 @@ func CheckListen(l string) error {
 	return nil
 }
 
+// MaxReplicas is how many replicas a volume may have.
+const MaxReplicas = 8
+
 // What a volume may measure, in bytes; package meta has the same rule.
 const (
 	volumeGrain    = 4096
@@ -775,6 +780,11 @@ func (r *reader) volumes(in *file, c *Config) {
 		}
 		if out.Group = v.Group; v.Group != "" && !ValidName(v.Group) {
 			r.wrong(at(v.Range, v.Body, "group"), "Invalid name", "The name of a namespace group has 1 to 63 letters, digits, '.', '_' or '-'; it is %q.", v.Group)
+		}
+		if v.Replicas != nil {
+			if out.Replicas = *v.Replicas; out.Replicas < 1 || out.Replicas > MaxReplicas {
+				r.wrong(at(v.Range, v.Body, "replicas"), "Invalid number of replicas", "replicas must be from 1 to %d; it is %d.", MaxReplicas, out.Replicas)
+			}
 		}
 		if !oneOf(out.Durability, "sync", "volatile") {
 			r.wrong(at(v.Range, v.Body, "durability"), "Invalid durability", "durability must be \"sync\" or \"volatile\"; it is %q.", v.Durability)

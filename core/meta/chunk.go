@@ -39,8 +39,8 @@ func (e Extent) equal(o Extent) bool { return e.Changes == o.Changes && slices.E
 // ChunkExtents is how many extents share a key.
 const ChunkExtents = 256
 
-// maxReplicas bounds a replica set.
-const maxReplicas = 8
+// MaxReplicas is how many replicas an extent has at most.
+const MaxReplicas = 8
 
 // chunkVersion begins every packed record of extents. Version 1 had owners of single
 // extents, whose changes the generation counted as well.
@@ -106,7 +106,7 @@ func parseChunk(b []byte) (*chunk, error) {
 	}
 	sets := make([][]Member, r.count(ChunkExtents))
 	for i := range sets {
-		sets[i] = make([]Member, r.count(maxReplicas))
+		sets[i] = make([]Member, r.count(MaxReplicas))
 		for j := range sets[i] {
 			copy(sets[i][j].Store[:], r.bytes(16))
 			sets[i][j].Incarnation = r.uvarint()

@@ -137,8 +137,8 @@ type SetChange struct {
 
 // check says what is wrong with a change in itself.
 func (c *SetChange) check() error {
-	if len(c.Next) == 0 || len(c.Next) > maxReplicas {
-		return invalid("replica set", "1 to %d members; there are %d", maxReplicas, len(c.Next))
+	if len(c.Next) == 0 || len(c.Next) > MaxReplicas {
+		return invalid("replica set", "1 to %d members; there are %d", MaxReplicas, len(c.Next))
 	}
 	kept := false
 	for i, n := range c.Next {

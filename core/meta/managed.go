@@ -25,6 +25,7 @@ type DesiredVolume struct {
 	BlockBytes int
 	Durability Durability
 	Group      string
+	Replicas   int // 0: the default for a new one, else as it is
 	Managed    Managed
 }
 
@@ -171,7 +172,7 @@ func (a *applier) volume(d DesiredVolume) {
 	if a.err != nil {
 		return
 	}
-	want := Volume{Name: d.Name, Tenant: d.Tenant, Bytes: d.Bytes, BlockBytes: d.BlockBytes, Durability: d.Durability, Group: d.Group, Managed: &d.Managed}
+	want := Volume{Name: d.Name, Tenant: d.Tenant, Bytes: d.Bytes, BlockBytes: d.BlockBytes, Durability: d.Durability, Group: d.Group, Replicas: d.Replicas, Managed: &d.Managed}
 	err := want.check()
 	what := "volume " + want.String()
 	a.keep[what] = true
@@ -193,6 +194,9 @@ func (a *applier) volume(d DesiredVolume) {
 	next, err := a.m.changeVolume(a.ctx, old.ID, false, func(x *txn, v *Volume) error {
 		v.Managed, v.Group = want.Managed, want.Group
 		v.setDurability(want.Durability)
+		if want.Replicas != 0 {
+			v.Replicas = want.Replicas
+		}
 		refused = nil
 		switch {
 		case v.BlockBytes != want.BlockBytes:
@@ -207,7 +211,7 @@ func (a *applier) volume(d DesiredVolume) {
 	if err == nil {
 		err = refused
 	}
-	changed := next.Bytes != old.Bytes || next.Durability != old.Durability || next.Group != old.Group || old.Managed == nil
+	changed := next.Bytes != old.Bytes || next.Durability != old.Durability || next.Group != old.Group || next.Replicas != old.Replicas || old.Managed == nil
 	a.outcome(what, d.Managed, false, changed, err)
 }
 

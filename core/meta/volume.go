@@ -111,10 +111,10 @@ func (v *Volume) check() error {
 	if v.BlockBytes != 512 && v.BlockBytes != 4096 {
 		return invalid("block size", "512 or 4096 bytes; it is %d", v.BlockBytes)
 	}
-	if err := checkDurability(v.Durability); err != nil {
-		return err
+	if v.Replicas < 0 || v.Replicas > MaxReplicas {
+		return invalid("replicas", "1 to %d; it is %d", MaxReplicas, v.Replicas)
 	}
-	return nil
+	return checkDurability(v.Durability)
 }
 
 // differs says in what a volume is not the one that is asked for, if it is not.
@@ -136,8 +136,8 @@ func (v Volume) differs(asked Volume) string {
 	return ""
 }
 
-// DefaultReplicas is how many replicas a volume has that asks for no number.
-const DefaultReplicas = 1
+// DefaultReplicas is how many replicas a volume has that asks for no number, where there are nodes for them.
+const DefaultReplicas = 2
 
 // checkReplicas says what is wrong with a number of replicas, and what 0 stands for.
 func (m *Meta) checkReplicas(ctx context.Context, n int) (int, error) {
@@ -145,12 +145,13 @@ func (m *Meta) checkReplicas(ctx context.Context, n int) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	limit := min(max(len(nodes), 1), maxReplicas)
+	nodes = slices.DeleteFunc(nodes, func(n Node) bool { return n.Witness })
+	limit := min(max(len(nodes), 1), MaxReplicas)
 	switch {
 	case n == 0:
 		return min(DefaultReplicas, limit), nil
 	case n < 0 || n > limit && limit == 1:
-		return n, invalid("replicas", "1 on a lone node; it is %d", n)
+		return n, invalid("replicas", "1 where there is one storage node; it is %d", n)
 	case n > limit:
 		return n, invalid("replicas", "1 to %d, since no two are on one node; it is %d", limit, n)
 	}
@@ -188,7 +189,10 @@ func (m *Meta) CreateVolume(ctx context.Context, v Volume) (Volume, error) {
 	}
 	asked := v
 	var err error
-	if v.Replicas, err = m.checkReplicas(ctx, v.Replicas); err != nil {
+	if v.Managed == nil || v.Replicas == 0 { // a file may ask for more than there are nodes for yet
+		v.Replicas, err = m.checkReplicas(ctx, v.Replicas)
+	}
+	if err != nil {
 		return v, err
 	}
 	if v.ID == uuid.Nil {

@@ -328,7 +328,7 @@ func (n *node) votes(want int) {
 // serve makes a volume and a subsystem that any host may use.
 func (n *node) serve(volume string) {
 	n.t.Helper()
-	n.do("volume", "create", volume, "-size", "1GiB")
+	n.do("volume", "create", volume, "-size", "1GiB", "-replicas", "1")
 	n.do("subsystem", "create", nqn, "-allow-any-host")
 	n.do("namespace", "attach", nqn, "-volume", volume)
 }

@@ -67,6 +67,9 @@ func printStatus(w io.Writer, s *admin.Status) {
 			users = list(x.Users)
 		}
 		fmt.Fprintf(w, "volume  %-16s %-8s %s, %s used, %s\n", x.Name, x.State, size(x.Size), size(x.Used), users)
+		if x.Health != nil && x.Health.Reduced+x.Health.Away > 0 {
+			fmt.Fprintf(w, "                         %s\n", health(x.Health))
+		}
 	}
 	for _, x := range s.Hosts {
 		fmt.Fprintf(w, "host    %s → %s from %s\n", x.Host, x.Subsystem, x.Peer)

@@ -86,6 +86,9 @@ func volumeShow(g *globals) *cobra.Command {
 				row("group", v.Group)
 				row("created", v.Created.Format("2006-01-02 15:04:05"))
 				row("state", v.State)
+				if v.Health != nil {
+					row("replicas missing", health(v.Health))
+				}
 				row("users", list(v.Users))
 				row("managed by", v.Managed)
 				row("reads", v.ReadOps)
@@ -167,6 +170,18 @@ func volumeDelete(g *globals) *cobra.Command {
 	}
 	tenantFlag(c, &tenant)
 	return c
+}
+
+// health says how far a volume is from having all its replicas.
+func health(h *admin.Health) string {
+	if h.Reduced+h.Away == 0 {
+		return "none"
+	}
+	out := fmt.Sprintf("%d extents lack one, %d have one out of reach; %s to copy, %s copied", h.Reduced, h.Away, size(h.Left), size(int64(h.Copied)))
+	if h.Reason != "" {
+		out += "; " + h.Reason
+	}
+	return out
 }
 
 // tenantFlag says whose volume is meant, when it is not the default tenant's.

@@ -58,6 +58,9 @@ type Meta interface {
 	// Confirm says that the replicas of the extent that Allocate placed at generation g exist on stores, sealed
 	// at g+1, and returns the set. Until then, whoever comes after takes the extent for not allocated.
 	Confirm(ctx context.Context, volume uuid.UUID, index uint32, g extent.Generation, stores []uuid.UUID) ([]extent.Member, error)
+	// Refill chooses a store for one more replica of an extent: one of prefer if it takes any, else one that placement
+	// allows beside the set, but none to avoid; meta.ErrNoStore: there is none now.
+	Refill(ctx context.Context, volume uuid.UUID, index uint32, set []extent.Member, prefer, avoid []uuid.UUID) (uuid.UUID, error)
 	// ChangeSet commits a new set and returns its generation. An error that Is meta.ErrConflict says that nothing
 	// was changed by this call; after any other it may have been. The same call may be repeated.
 	ChangeSet(ctx context.Context, volume uuid.UUID, c SetChange) (extent.Generation, error)
@@ -86,6 +89,7 @@ type Options struct {
 	// stores: an extent that a store has and Meta does not know, or knows by a lower
 	// generation, is not served, rather than read as zeros, made anew or read as it was.
 	MetaRestored bool
+	Heal         *Heal // nil: replicas that are missing stay so, and copies are made as fast as it goes
 	Logger       hclog.Logger
 }
 
@@ -116,6 +120,8 @@ type Access struct {
 	news       chan struct{}         // closed when a store has come
 	reachUntil int64                 // until when stores may be about to come, CLOCK_MONOTONIC ns
 	submitted  bool                  // something went to a store since kick began
+	pace       *pace
+	heal       *healer // nil: nobody makes replicas that are missing
 	bounces    bounces
 	runq       opList              // to go on with in the next turn
 	held       opList              // waiting for the lease
@@ -133,7 +139,7 @@ func New(o Options) *Access {
 		o.HoldFor = 10 * time.Second
 	}
 	a := &Access{
-		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored, lossTold: o.LossTold,
+		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored, lossTold: o.LossTold, pace: newPace(o.Heal, o.ExtentBytes),
 		work: make(chan func(), 1024), clients: map[*Client]struct{}{}, volumes: map[uuid.UUID]*Volume{}, doors: map[*grant]struct{}{},
 		bounces: bounces{limit: o.BounceBytes}, remote: map[uuid.UUID][]Store{}, news: make(chan struct{}),
 		reachUntil: o.Reactor.clock.Monotonic() + int64(reachFor),
@@ -146,6 +152,9 @@ func New(o Options) *Access {
 	a.reactor.kicks = append(a.reactor.kicks, a.kick)
 	for range controlWorkers {
 		a.workers.Go(a.control)
+	}
+	if o.Heal != nil {
+		a.startHealer(*o.Heal)
 	}
 	a.workers.Go(a.upkeep)
 	return a
@@ -176,7 +185,9 @@ func (a *Access) arrived(s Store) {
 			}
 		}
 		v.recount(nil)
+		v.stirred = true
 	}
+	a.heal.arrived(id)
 	close(a.news)
 	a.news = make(chan struct{})
 }
@@ -208,12 +219,15 @@ func (a *Access) left(s Store) {
 					e.set[j].store, e.set[j].handle = nil, nil
 				}
 			}
-			if e.joiner != nil && e.joiner.store == s && e.joiner.failed == nil {
-				e.joiner.failed = errLeft
+			if e.joiner != nil && e.joiner.store == s {
+				e.joiner.miss(errLeft)
 			}
 		}
 		v.recount(nil)
+		v.stirred = true
 	}
+	id, _ := s.Identity()
+	a.heal.left(id, a.reactor.now())
 }
 
 var errLeft = errors.New("the store is out of reach")
@@ -268,7 +282,7 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 		return v, err
 	}
 	v = &Volume{
-		access: a, id: g.ID, name: g.Name, size: g.Size, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
+		access: a, id: g.ID, name: g.Name, size: g.Size, replicas: max(g.Replicas, 1), stirred: true, moves: map[*move]context.CancelFunc{}, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
 		extents: make([]extentSlot, a.extentsOf(g.Size)), hosts: map[Host]*hostState{}, regionBlocks: extent.RegionBlocks(uint32(a.extentBytes / blockBytes)),
 	}
 	var behind []uint32
@@ -299,6 +313,7 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 		}
 		v.recount(nil)
 		a.volumes[g.ID] = v
+		a.heal.stir()
 	}); err != nil {
 		return nil, err
 	}
@@ -352,9 +367,7 @@ func (a *Access) CloseVolume(ctx context.Context, id uuid.UUID) error {
 	if err := a.reactor.Do(ctx, func() {
 		if v = a.volumes[id]; v != nil && v.users == 0 {
 			v.closed = true // nobody gets a grant any more
-			if v.interrupt != nil {
-				v.interrupt()
-			}
+			v.interrupt()
 			ended = v.fenced(nil)
 		}
 	}); err != nil || v == nil {
@@ -367,6 +380,7 @@ func (a *Access) CloseVolume(ctx context.Context, id uuid.UUID) error {
 	defer v.resize.Unlock()
 	err := a.reactor.wait(ctx, ended)
 	e := a.reactor.Do(context.WithoutCancel(ctx), func() {
+		v.resizing--
 		if v.closed = err == nil; v.closed {
 			delete(a.volumes, id)
 		}
@@ -477,10 +491,11 @@ func (a *Access) start(fn func()) {
 // returns, and what was there is gone for good, also if the volume grows again. size is
 // a multiple of 4096. It may be repeated after an error, also in another life.
 func (a *Access) Shrink(ctx context.Context, v *Volume, size int64) error {
-	if err := v.lockSize(ctx); err != nil {
+	unlock, err := v.lockSize(ctx)
+	if err != nil {
 		return err
 	}
-	defer v.resize.Unlock()
+	defer unlock()
 	n := a.extentsOf(size)
 	if err := v.change(ctx, func() { v.size = min(v.size, size) }); err != nil {
 		return err

@@ -466,3 +466,7 @@ func benchConn(fd int) (*net.UnixConn, error) {
 	}
 	return c.(*net.UnixConn), nil
 }
+
+func (m *benchMeta) Refill(context.Context, uuid.UUID, uint32, []extent.Member, []uuid.UUID, []uuid.UUID) (uuid.UUID, error) {
+	return uuid.Nil, errLeft
+}

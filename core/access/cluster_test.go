@@ -31,6 +31,7 @@ type cluster struct {
 	extent int64
 	meta   *clusterMeta
 	nodes  []*node
+	heal   *Heal // of lives that begin
 }
 
 // node is one life of a node.
@@ -55,9 +56,14 @@ type node struct {
 }
 
 func newCluster(t *testing.T, seed uint64, n, replicas int) *cluster {
+	return newHealingCluster(t, seed, n, replicas, nil)
+}
+
+// newHealingCluster is one whose nodes make replicas that are missing.
+func newHealingCluster(t *testing.T, seed uint64, n, replicas int, heal *Heal) *cluster {
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	t.Cleanup(cancel)
-	c := &cluster{t: t, ctx: ctx, seed: seed, extent: 256 << 10, meta: newClusterMeta(replicas)}
+	c := &cluster{t: t, ctx: ctx, seed: seed, extent: 256 << 10, meta: newClusterMeta(replicas), heal: heal}
 	for i := range n {
 		d := &node{c: c, number: i, id: uuid.New(), sim: vfs.NewSim(seed*100 + uint64(i)), index: extent.NewMemoryIndex()}
 		c.nodes = append(c.nodes, d)
@@ -96,7 +102,7 @@ func (n *node) start() {
 	n.session = c.meta.begin(n.number)
 	n.access = New(Options{
 		Reactor: n.reactor, Meta: &nodeMeta{clusterMeta: c.meta, session: n.session}, ExtentBytes: c.extent, HoldFor: 5 * time.Second,
-		Incarnation: uint64(n.life), Logger: hclog.NewNullLogger(),
+		Incarnation: uint64(n.life), Heal: c.heal, Logger: hclog.NewNullLogger(),
 	})
 	n.access.reachUntil = 0
 	n.links = peer.New(peer.Options{
@@ -246,7 +252,7 @@ func (n *node) until(what string, fn func() bool) {
 // volume opens a volume at a node, which takes it over if nobody has it.
 func (n *node) volume(id uuid.UUID, size int64, volatile bool) (*Volume, block.Handle) {
 	n.c.t.Helper()
-	v, err := n.access.Open(n.c.ctx, Geometry{ID: id, Name: "v", Size: size, BlockSize: 4096, Volatile: volatile})
+	v, err := n.access.Open(n.c.ctx, Geometry{ID: id, Name: "v", Size: size, BlockSize: 4096, Volatile: volatile, Replicas: n.c.meta.replicas})
 	n.c.must(err)
 	return v, n.host.grant(v, "host", 1)
 }
@@ -519,6 +525,26 @@ func (m *nodeMeta) ChangeSet(_ context.Context, v uuid.UUID, c SetChange) (exten
 		return nil
 	})
 	return l.Generation, err
+}
+
+// Refill is a store that is preferred, or any of a node that has none of the set.
+func (m *nodeMeta) Refill(_ context.Context, v uuid.UUID, i uint32, set []extent.Member, prefer, avoid []uuid.UUID) (to uuid.UUID, err error) {
+	_, err = m.own("refill", v, i, func(*metaExtent) error {
+		for n := range len(m.stores) {
+			s := m.stores[n].Store
+			if slices.ContainsFunc(set, func(x extent.Member) bool { return x.Store == s }) || slices.Contains(avoid, s) {
+				continue
+			}
+			if to == uuid.Nil || slices.Contains(prefer, s) {
+				to = s
+			}
+		}
+		if to == uuid.Nil {
+			return meta.ErrNoStore
+		}
+		return nil
+	})
+	return to, err
 }
 
 func (m *nodeMeta) Free(_ context.Context, v uuid.UUID, from uint32) error {

@@ -26,6 +26,8 @@ type joiner struct {
 	replica
 	inflight int    // writes
 	failed   error  // it missed one: the attempt is over
+	left     int64  // bytes to be copied
+	giveUp   func() // ends what goes on
 	idle     func() // runs once when nothing is in flight
 }
 
@@ -40,13 +42,21 @@ func (j *joiner) whenIdle(fn func()) {
 
 // ended is called when a write has.
 func (j *joiner) ended(err error) {
-	if err != nil && j.failed == nil {
-		j.failed = err // the command that it was part of does not fail for it
+	if err != nil {
+		j.miss(err) // the command that it was part of does not fail for it
 	}
 	if j.inflight--; j.inflight == 0 && j.idle != nil {
 		idle := j.idle
 		j.idle = nil
 		idle()
+	}
+}
+
+// miss ends the attempt.
+func (j *joiner) miss(err error) {
+	if j.failed == nil {
+		j.failed = err
+		j.giveUp()
 	}
 }
 
@@ -88,38 +98,59 @@ func (a *Access) Join(ctx context.Context, v *Volume, index uint32, store, relie
 
 func (a *Access) join(ctx context.Context, m *move) error {
 	v := m.vol
-	m.access, m.id = a, extent.ID{Volume: v.id, Index: m.index}
-	v.resize.Lock()
-	defer v.resize.Unlock()
+	v.resize.RLock()
+	defer v.resize.RUnlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := a.reactor.Do(ctx, func() { v.interrupt = cancel }); err != nil {
-		return err
+	m.access, m.id, m.cancel = a, extent.ID{Volume: v.id, Index: m.index}, cancel
+	var wanted error
+	if err := a.reactor.Do(ctx, func() {
+		if v.resizing > 0 {
+			wanted = ErrChanged
+			return
+		}
+		v.moves[m] = cancel
+	}); err != nil || wanted != nil {
+		return errors.Join(err, wanted)
 	}
+	defer a.reactor.Post(func() { delete(v.moves, m) })
 	if err := m.run(ctx); err != nil {
 		return fmt.Errorf("bring extent %d of volume %s to another store: %w", m.index, v.name, err)
 	}
 	return nil
 }
 
-// lockSize takes the volume's size for the caller alone, and ends the move of an extent
-// that holds it, unless it is about to be committed.
-func (v *Volume) lockSize(ctx context.Context) error {
-	if err := v.access.reactor.Do(ctx, func() {
-		if v.interrupt != nil {
-			v.interrupt()
-		}
-	}); err != nil {
-		return err
+// lockSize takes the volume's size for the caller alone, and ends the moves of extents
+// that hold it, unless they are about to be committed.
+func (v *Volume) lockSize(ctx context.Context) (unlock func(), err error) {
+	if err := v.access.reactor.Do(ctx, v.interrupt); err != nil {
+		return nil, err
 	}
 	v.resize.Lock()
-	return nil
+	return func() {
+		v.access.reactor.Post(func() { v.resizing-- })
+		v.resize.Unlock()
+	}, nil
+}
+
+// interrupt ends the moves of extents, and has none begin until resizing is taken back. Reactor.
+func (v *Volume) interrupt() {
+	v.resizing++
+	for _, cancel := range v.moves {
+		cancel()
+	}
 }
 
 // Sweep removes from a store the replicas that pick chooses among all that are there.
 func (a *Access) Sweep(ctx context.Context, s *extent.Store, pick func([]extent.ID) ([]extent.ID, error)) error {
 	var all []extent.ID
-	if err := a.reactor.Do(ctx, func() { all = s.IDs() }); err != nil {
+	found := map[extent.ID]extent.Generation{}
+	if err := a.reactor.Do(ctx, func() {
+		all = s.IDs()
+		for _, id := range all {
+			found[id] = s.Extent(id).Generation()
+		}
+	}); err != nil {
 		return err
 	}
 	strays, err := pick(all)
@@ -127,7 +158,9 @@ func (a *Access) Sweep(ctx context.Context, s *extent.Store, pick func([]extent.
 		return err
 	}
 	for _, id := range strays {
-		if err := a.ask(ctx, func(done func(error)) { s.Delete(id, done) }); err != nil {
+		// One that an owner has sealed meanwhile is about to be a member.
+		err := a.ask(ctx, func(done func(error)) { s.Delete(id, found[id], done) })
+		if err != nil && !errors.Is(err, extent.ErrFenced) {
 			return err
 		}
 	}
@@ -150,6 +183,7 @@ type move struct {
 	returns    bool // the store was a member before, and has most of it
 	had        extent.Regions
 	joiner     *joiner
+	cancel     func()
 	progress   func(Moved)
 }
 
@@ -166,7 +200,7 @@ func (m *move) run(ctx context.Context) error {
 		err = m.commit(ctx)
 	}
 	if err != nil {
-		return errors.Join(err, m.abandon())
+		return errors.Join(err, m.missed(), m.abandon())
 	}
 	for i := range m.set {
 		if r := &m.set[i]; r.member.Store == m.relieved && r.store != nil {
@@ -177,8 +211,21 @@ func (m *move) run(ctx context.Context) error {
 	return nil
 }
 
+// missed is why the joiner could not go on, if that is so.
+func (m *move) missed() (err error) {
+	if m.joiner == nil {
+		return nil
+	}
+	_ = m.access.reactor.Do(context.Background(), func() {
+		if m.joiner.failed != nil {
+			err = fmt.Errorf("the new store missed a write: %w", m.joiner.failed)
+		}
+	})
+	return err
+}
+
 func (m *move) remove(ctx context.Context, s Store) error {
-	return m.access.ask(ctx, func(done func(error)) { s.Delete(m.id, done) })
+	return m.access.ask(ctx, func(done func(error)) { s.Delete(m.id, m.generation, done) })
 }
 
 // do runs fn on the reactor if the extent is as it was when the move began.
@@ -291,11 +338,18 @@ func (m *move) join(ctx context.Context) error {
 		}
 	}
 	var before <-chan struct{}
+	taken := false // by another store that joins
 	if err := m.do(ctx, func(e *extentSlot) {
-		m.joiner = &joiner{replica: replica{member: extent.Member{Store: id, Incarnation: life}, store: m.to, handle: handleOf(m.to, m.id)}}
+		if taken = e.joiner != nil; taken {
+			return
+		}
+		m.joiner = &joiner{replica: replica{member: extent.Member{Store: id, Incarnation: life}, store: m.to, handle: handleOf(m.to, m.id)}, giveUp: m.cancel}
 		e.joiner = m.joiner
 		before = m.vol.fenced(nil)
-	}); err != nil {
+	}); err != nil || taken {
+		if taken {
+			err = ErrChanged
+		}
 		return err
 	}
 	return a.reactor.wait(ctx, before)
@@ -344,17 +398,25 @@ func (m *move) copy(ctx context.Context) error {
 	size := m.vol.regionBytes()
 	p := Moved{Total: int64(regions.Count()) * size}
 	m.progress(p)
+	if err := m.do(ctx, func(*extentSlot) { m.joiner.left = p.Total }); err != nil {
+		return err
+	}
 	ended := make(chan ring.Status, copyWindow)
 	flying := 0
 	var failed error
 	for region, more := regions.Next(0); (more && failed == nil) || flying > 0; {
 		if more && failed == nil && flying < copyWindow {
 			at := int64(m.index)*a.extentBytes + int64(region)*size
+			if failed = a.pace.take(ctx, int(size)); failed != nil {
+				continue
+			}
 			failed = m.do(ctx, func(*extentSlot) {
-				m.vol.run(opCopy, span{at, at + size}, inner{joiner: m.joiner, done: func(s ring.Status) { ended <- s }})
+				m.vol.run(opCopy, span{at, at + size}, inner{joiner: m.joiner, done: func(s ring.Status) { m.copied(size, s); ended <- s }})
 			})
 			if failed == nil {
 				flying++
+			} else {
+				a.pace.give()
 			}
 			region, more = regions.Next(region + 1)
 			continue
@@ -375,6 +437,15 @@ func (m *move) copy(ctx context.Context) error {
 		return failed
 	}
 	return m.flush(ctx) // most of it, so that the last flush, for which hosts wait, is short
+}
+
+// copied is called when a region was. Reactor.
+func (m *move) copied(n int64, s ring.Status) {
+	m.access.pace.give()
+	m.joiner.left -= n
+	if s == ring.StatusOK {
+		m.vol.stats.Copied += uint64(n)
+	}
 }
 
 func (m *move) flush(ctx context.Context) error {
@@ -413,6 +484,9 @@ func (m *move) commit(ctx context.Context) error {
 		}
 		v.resolved(m.index, next, status)
 		v.recount(nil)
+		if err == nil {
+			v.stats.Joined++
+		}
 	}))
 }
 
@@ -422,12 +496,8 @@ func (m *move) change(ctx context.Context, idle <-chan struct{}, e extentSlot) (
 	if err := a.reactor.wait(ctx, idle); err != nil {
 		return e, err
 	}
-	var missed error
-	if err := a.reactor.Do(ctx, func() { missed = m.joiner.failed }); err != nil {
+	if err := m.missed(); err != nil {
 		return e, err
-	}
-	if missed != nil {
-		return e, fmt.Errorf("the new store missed a write: %w", missed)
 	}
 	if err := m.flush(ctx); err != nil {
 		return e, err

@@ -239,8 +239,9 @@ func TestMoveGivesWay(t *testing.T) {
 					if first {
 						r.on(func() {
 							r.queue.shut = true
-							end := r.v.interrupt
-							r.v.interrupt = func() { end(); close(asked) }
+							for m, end := range r.v.moves {
+								r.v.moves[m] = func() { end(); close(asked) }
+							}
 						})
 						close(started)
 					}

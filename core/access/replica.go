@@ -20,7 +20,7 @@ type Store interface {
 	Create(id extent.ID, w extent.Seal, done func(error))
 	Seal(id extent.ID, w extent.Seal, done func(extent.Sealed, error))
 	Mapped(id extent.ID, done func(extent.Regions, error))
-	Delete(id extent.ID, done func(error))
+	Delete(id extent.ID, upTo extent.Generation, done func(error))
 	DeleteFrom(volume uuid.UUID, from uint32, done func(error))
 }
 

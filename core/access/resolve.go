@@ -369,7 +369,7 @@ func (a *Access) create(ctx context.Context, s Store, id extent.ID, w extent.Sea
 	if e := a.askSeal(ctx, s, id, extent.Seal{Gen: w.Gen}, &was); e != nil || was.Gen >= w.Gen || a.metaRestored {
 		return err
 	}
-	if err := a.ask(ctx, func(done func(error)) { s.Delete(id, done) }); err != nil {
+	if err := a.ask(ctx, func(done func(error)) { s.Delete(id, w.Gen, done) }); err != nil {
 		return err
 	}
 	return a.ask(ctx, create)

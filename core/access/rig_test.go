@@ -171,6 +171,10 @@ func (m *fakeMeta) Confirm(_ context.Context, v uuid.UUID, i uint32, g extent.Ge
 	return l.Set, nil
 }
 
+func (m *fakeMeta) Refill(context.Context, uuid.UUID, uint32, []extent.Member, []uuid.UUID, []uuid.UUID) (uuid.UUID, error) {
+	return uuid.Nil, meta.ErrNoStore
+}
+
 func (m *fakeMeta) Behind(_ context.Context, v uuid.UUID, found []uint32) ([]uint32, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -68,9 +68,12 @@ type VolumeStats struct {
 	WriteBytes uint64
 	Errors     uint64 // commands answered with anything but success or a miscompare
 	InFlight   int
-	Corrupt    uint64    // reads that found a damaged block on a replica
-	Repaired   uint64    // blocks that were repaired from another replica
-	Leveled    uint64    // regions that were made equal on all replicas after a takeover
+	Corrupt    uint64 // reads that found a damaged block on a replica
+	Repaired   uint64 // blocks that were repaired from another replica
+	Leveled    uint64 // regions that were made equal on all replicas after a takeover
+	Copied     uint64 // bytes that were copied to stores that joined a set, or tried to
+	Joined     uint64 // extents that got another member
+	Health     Health
 	Trouble    string    // why some of it cannot be served; "" is well
 	Read       Histogram // time in the core
 	Write      Histogram
@@ -100,7 +103,7 @@ func (a *Access) Stats(ctx context.Context) (Stats, error) {
 		s.Turns, s.Sleeps = a.reactor.turns, a.reactor.sleeps
 		for _, v := range a.volumes {
 			vs := v.stats
-			vs.Volume, vs.Name, vs.InFlight = v.id, v.name, v.inflight
+			vs.Volume, vs.Name, vs.InFlight, vs.Health = v.id, v.name, v.inflight, v.health.Health
 			if vs.Trouble == "" {
 				vs.Trouble = v.disowned
 			}

@@ -28,7 +28,8 @@ type Geometry struct {
 	Volatile  bool  // acknowledged writes may wait in the disk's cache for a Flush
 	// Losses counts the times that unflushed writes may have been lost; the next
 	// Flush of each host fails when it has grown.
-	Losses uint64
+	Losses   uint64
+	Replicas int // of each extent, as far as there are nodes for them; 0: 1
 }
 
 // Volume is an open volume. Owned by the reactor.
@@ -64,9 +65,14 @@ type Volume struct {
 	troubled  int64  // when trouble was logged last, CLOCK_MONOTONIC ns
 	disowned  string // why some extents are not served for good; "": all are
 
-	interrupt func() // ends the move of an extent; nil: there never was one
+	moves    map[*move]context.CancelFunc // of extents to other stores, under way
+	resizing int                          // Shrinks and Closes that wait for their end, or are under way
 
-	resize sync.Mutex // one Grow, Shrink or Move at a time
+	replicas int  // that extents are to have
+	stirred  bool // it may have changed which extents are whole
+	health   health
+
+	resize sync.RWMutex // one Grow or Shrink at a time, and no move beside it
 }
 
 // hostState is what one host's grants of one volume share.
@@ -256,6 +262,10 @@ func (v *Volume) resolved(i uint32, next extentSlot, status ring.Status) {
 		v.replicated = v.replicated || len(e.set) > 1
 		v.stats.Trouble = ""
 	}
+	if e.state != extentAbsent && (len(e.set) < v.replicas || len(e.absent) > 0) {
+		v.stirred = true
+		v.access.heal.stir()
+	}
 	v.recount(e)
 	for o := r.ops.head; o != nil; o = r.ops.head {
 		o.fail(status, 0)
@@ -392,8 +402,15 @@ func (v *Volume) host(h Host) *hostState {
 
 // Grow makes the volume larger. A volume is made smaller by Access.Shrink.
 func (v *Volume) Grow(ctx context.Context, size int64) error {
-	v.resize.Lock()
-	defer v.resize.Unlock()
+	have := false
+	if err := v.access.reactor.Do(ctx, func() { have = size <= v.size }); err != nil || have {
+		return err // no move has to end for that
+	}
+	unlock, err := v.lockSize(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return v.access.reactor.Do(ctx, func() {
 		if n := v.access.extentsOf(size); n > len(v.extents) {
 			v.extents = append(v.extents, make([]extentSlot, n-len(v.extents))...)

@@ -59,6 +59,17 @@ type Volume struct {
 	State      string    `json:"state"`             // online, or what is wrong
 	ReadOps    uint64    `json:"read_ops"`
 	WriteOps   uint64    `json:"write_ops"`
+	Health     *Health   `json:"health,omitempty"` // at the node that drives it
+}
+
+// Health says how far a volume is from having all its replicas.
+type Health struct {
+	Reduced int    `json:"extents_reduced"`      // that have fewer replicas than they are to have
+	Away    int    `json:"extents_out_of_reach"` // of which a replica cannot be reached now
+	Left    int64  `json:"bytes_left"`           // to be copied, as far as is known
+	Copied  uint64 `json:"bytes_copied"`         // to stores that got a replica, since the volume was opened
+	Joined  uint64 `json:"extents_restored"`     // that got another replica, since then
+	Reason  string `json:"reason,omitempty"`     // why it does not go on
 }
 
 // VolumeCreate asks for a volume.

@@ -257,8 +257,14 @@ func (s *Server) present(ctx context.Context, vs []meta.Volume) ([]Volume, error
 		for i := range stats.Volumes {
 			if st := &stats.Volumes[i]; st.Volume == v.ID {
 				o.ReadOps, o.WriteOps = st.Reads, st.Writes
-				if st.Trouble != "" {
+				o.Health = &Health{
+					Reduced: st.Health.Reduced, Away: st.Health.Away, Left: st.Health.Left, Copied: st.Copied, Joined: st.Joined, Reason: st.Health.Reason,
+				}
+				switch {
+				case st.Trouble != "":
 					o.State = st.Trouble
+				case st.Health.Reduced+st.Health.Away > 0:
+					o.State = "degraded"
 				}
 			}
 		}

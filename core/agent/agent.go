@@ -286,6 +286,7 @@ func (a *agent) startReactor(_ context.Context, undo *stack) error {
 	a.access = access.New(access.Options{
 		Reactor: a.reactor, Meta: leases{a.meta, a.session}, ExtentBytes: a.meta.Cluster().ExtentBytes, HoldFor: a.cfg.Limits.HoldFor,
 		Incarnation: uint64(time.Now().UnixMilli()), MetaRestored: metaRestored(a.cfg), LossTold: a.lossTold, Logger: a.log,
+		Heal: &access.Heal{Rate: a.cfg.Limits.ResyncRate, LostAfter: a.cfg.Limits.LostAfter, Told: a.healing},
 	})
 	// A reactor that waits holds a processor of the scheduler's for some microseconds:
 	// with one for all, everything else would stand still meanwhile.

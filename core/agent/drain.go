@@ -155,7 +155,7 @@ func (a *agent) moveExtent(ctx context.Context, from *openStore, v meta.Volume, 
 		return fmt.Errorf("extent %d of volume %s: %w", index, v, err)
 	}
 	open, err := a.access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.Durability == meta.Volatile, Losses: v.Losses,
+		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas,
 	})
 	if err != nil {
 		return err

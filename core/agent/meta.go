@@ -198,6 +198,11 @@ func (l leases) Confirm(ctx context.Context, volume uuid.UUID, index uint32, g e
 	return lease(got, meta.Volume{}, nil).Set, err
 }
 
+// Refill implements access.Meta.
+func (l leases) Refill(ctx context.Context, volume uuid.UUID, index uint32, set []extent.Member, prefer, avoid []uuid.UUID) (uuid.UUID, error) {
+	return l.meta.Refill(ctx, l.session, volume, index, metaMembers(set), prefer, avoid)
+}
+
 // lease says it as Access does. Without stores no member is suspect.
 func lease(g meta.Lease, v meta.Volume, stores map[uuid.UUID]meta.Store) access.Lease {
 	out := access.Lease{Generation: extent.Generation(g.Generation), Allocated: len(g.Set) > 0 && !g.Tentative}
@@ -366,7 +371,7 @@ func (a *agent) Shrunk(ctx context.Context, v meta.Volume) error {
 // cut removes what a volume that was made smaller has beyond its end.
 func (a *agent) cut(ctx context.Context, v meta.Volume) error {
 	open, err := a.access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses,
+		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas,
 	})
 	if err != nil {
 		return err

@@ -202,6 +202,9 @@ func (s *Service) adapt(ctx context.Context, v *view) error {
 					return err
 				}
 			}
+			if err := open.SetReplicas(ctx, now.Replicas); err != nil {
+				return err
+			}
 			if want := now.Durability == meta.Volatile; now.Hardening || want != volatile[now.ID] {
 				if err := s.setDurability(ctx, open, now.ID, want); err != nil {
 					return err
@@ -366,7 +369,7 @@ func (a *association) goneAway(nsid meta.NSID) bool {
 // open opens a volume with its present reservation.
 func (s *Service) open(ctx context.Context, v meta.Volume) (*access.Volume, error) {
 	vol, err := s.Access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses,
+		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas,
 	})
 	if err != nil {
 		return nil, err

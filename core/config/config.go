@@ -98,6 +98,8 @@ type Admin struct {
 type Limits struct {
 	HoldFor    time.Duration // how long a command waits for the cluster before it is answered "retry"
 	SessionTTL time.Duration // of the node's Meta session
+	ResyncRate int64         // bytes per second that are copied from store to store
+	LostAfter  time.Duration // how long a store is out of reach before its replicas are made elsewhere
 }
 
 // MinStoreBytes is the least that a store may be limited to.
@@ -266,6 +268,8 @@ type adminBlock struct {
 type limitsBlock struct {
 	HoldFor    string    `hcl:"hold_for,optional"`
 	SessionTTL string    `hcl:"session_ttl,optional"`
+	ResyncRate string    `hcl:"resync_rate,optional"`
+	LostAfter  string    `hcl:"lost_after,optional"`
 	Range      hcl.Range `hcl:",def_range"`
 	Body       hcl.Body  `hcl:",body"`
 }
@@ -633,13 +637,18 @@ func (r *reader) general(in *file, c *Config) {
 			r.wrong(at(a.Range, a.Body, "metrics"), "Invalid metrics address", "metrics must be an address and port such as \"127.0.0.1:9464\", or \"off\"; it is %q.", a.Metrics)
 		}
 	}
-	c.Limits = Limits{HoldFor: 10 * time.Second, SessionTTL: 30 * time.Second}
+	c.Limits = Limits{HoldFor: 10 * time.Second, SessionTTL: 30 * time.Second, ResyncRate: 128 << 20, LostAfter: 10 * time.Minute}
 	if c.Cluster != nil {
 		c.Limits.SessionTTL = ClusterSessionTTL // others wait for it when the node dies
 	}
 	if l := in.Limits; l != nil {
 		c.Limits.HoldFor = r.duration(at(l.Range, l.Body, "hold_for"), "hold_for", l.HoldFor, c.Limits.HoldFor, time.Second, 25*time.Second)
 		c.Limits.SessionTTL = r.duration(at(l.Range, l.Body, "session_ttl"), "session_ttl", l.SessionTTL, c.Limits.SessionTTL, 2*time.Second, time.Minute)
+		c.Limits.LostAfter = r.duration(at(l.Range, l.Body, "lost_after"), "lost_after", l.LostAfter, c.Limits.LostAfter, time.Second, 30*24*time.Hour)
+		where := at(l.Range, l.Body, "resync_rate")
+		if c.Limits.ResyncRate = r.size(where, "resync_rate", l.ResyncRate, c.Limits.ResyncRate); c.Limits.ResyncRate < 1<<20 {
+			r.wrong(where, "Too slow", "resync_rate must be at least \"1MiB\", per second; it is %q.", l.ResyncRate)
+		}
 	}
 }
 

@@ -63,6 +63,7 @@ func TestWrongFiles(t *testing.T) {
 		"bad listen":        {"plugin \"transport-tcp\" {\n listen = [\"127.0.0.1:4420\"]\n}", "line 2, column 12", "nvme-tcp://"},
 		"port missing":      {"plugin \"transport-tcp\" {\n listen = [\"nvme-tcp://127.0.0.1\"]\n}", "line 2, column 12", "nvme-tcp://"},
 		"ring entries":      {"plugin \"p\" {\n ring_entries = 100\n}", "line 2, column 17", "power of two"},
+		"resync too slow":   {"limits {\n resync_rate = \"4KiB\"\n}", "line 2, column 16", "1MiB"},
 		"hold_for too long": {"limits {\n hold_for = \"5m\"\n}", "line 2, column 13", "25s"},
 		"store too small":   {"store \"a\" {\n capacity = \"1MiB\"\n}", "line 2, column 13", "256MiB"},
 		"second listen":     {"plugin \"p\" {\n listen = [\"a://b:1\",\n   \"c\"]\n}", "line 3, column 4", "nvme-tcp://"},

@@ -250,21 +250,29 @@ func (e *Extent) sealed() Sealed {
 	}
 }
 
-// Delete removes the extent for good, after the IO admitted to it. Deleting what is missing is no error. Queue's goroutine only, like
-// done, which may run before Delete returns.
-func (s *Store) Delete(id ID, done func(error)) {
-	s.delete(id, func(err error) { done(wrap("delete extent", id, err)) })
+// AnyGeneration is above all.
+const AnyGeneration = ^Generation(0)
+
+// Delete removes the extent for good, after the IO admitted to it, unless a higher generation than upTo is sealed, which gets
+// ErrFenced: somebody else knows better. Deleting what is missing is no error. Queue's goroutine only, like done, which may run
+// before Delete returns.
+func (s *Store) Delete(id ID, upTo Generation, done func(error)) {
+	s.delete(id, upTo, func(err error) { done(wrap("delete extent", id, err)) })
 }
 
 // delete wipes the identity on disk between two updates of the index, so that neither a restart nor a rebuilt index brings it back.
-func (s *Store) delete(id ID, done func(error)) {
-	c := s.begin(id, done, func() { s.delete(id, done) })
+func (s *Store) delete(id ID, upTo Generation, done func(error)) {
+	c := s.begin(id, done, func() { s.delete(id, upTo, done) })
 	if c == nil {
 		return
 	}
 	e := s.extents[id]
-	if e == nil {
+	switch {
+	case e == nil:
 		s.end(id, c, nil)
+		return
+	case e.gen > upTo:
+		s.end(id, c, fmt.Errorf("generation %d is sealed: %w", e.gen, ErrFenced))
 		return
 	}
 	if c.buf = s.mustBuffer(BlockSize); c.buf == nil {
@@ -331,7 +339,7 @@ func (s *Store) DeleteFrom(vol uuid.UUID, from uint32, done func(error)) {
 		ids = ids[len(some):]
 		left := len(some)
 		for _, id := range some {
-			s.Delete(id, func(err error) {
+			s.Delete(id, AnyGeneration, func(err error) {
 				if failed == nil {
 					failed = err
 				}

@@ -153,7 +153,7 @@ func (w *world) step() {
 	case p < 6:
 		w.control(func(m *modelExtent, done func(error)) {
 			m.dropped = true
-			w.s.delete(m.id, func(err error) { m.gone = true; done(err) })
+			w.s.delete(m.id, AnyGeneration, func(err error) { m.gone = true; done(err) })
 		})
 	case p < 9:
 		w.control(func(m *modelExtent, done func(error)) {

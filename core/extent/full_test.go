@@ -94,14 +94,14 @@ func TestFullIndex(t *testing.T) {
 			busy = <-seen
 		}
 		return true
-	}, func() error { return r.remove(func(done func(error)) { r.s.Delete(e.ID(), done) }) })
+	}, func() error { return r.remove(func(done func(error)) { r.s.Delete(e.ID(), AnyGeneration, done) }) })
 	r.want(e, 40, data)
 	r.want(e, 500, more)
 	r.audit()
 
 	// What is deleted but for the last word of the index is gone, also after a restart.
 	refused("end of delete", func(_ []Record, remove []ID) bool { return len(remove) > 0 },
-		func() error { return r.remove(func(done func(error)) { r.s.Delete(other, done) }) })
+		func() error { return r.remove(func(done func(error)) { r.s.Delete(other, AnyGeneration, done) }) })
 	if r.s.Extent(other) != nil {
 		t.Error("an extent is there after its deletion")
 	}

@@ -170,3 +170,12 @@ func (s *Store) Marks(e *Extent) (dirty, behind, mapped Regions) {
 	}
 	return e.replica.dirty.Clone(), e.replica.behind.Clone(), mapped
 }
+
+// Amounts tells how many bytes absent stores miss of an extent, in whole regions, and how many of it have data. Queue's goroutine only.
+func (e *Extent) Amounts() (behind, data int64) {
+	blocks := uint32(len(e.entries))
+	for i := range e.pages {
+		data += int64(e.pages[i].used) * BlockSize
+	}
+	return int64(e.replica.behind.Count()) * int64(RegionBlocks(blocks)) * BlockSize, data
+}

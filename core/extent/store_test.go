@@ -139,8 +139,9 @@ func TestFence(t *testing.T) {
 		{"seal missing", ErrMissing, func() error { return r.seal(ID{Index: 9}, 2) }},
 		{"create same", nil, func() error { return r.create(e.ID(), 3) }},
 		{"create other", ErrFenced, func() error { return r.create(e.ID(), 4) }},
+		{"delete by a former owner", ErrFenced, func() error { return r.remove(func(done func(error)) { r.s.Delete(e.ID(), 2, done) }) }},
 		{"delete", nil, func() error { return r.remove(func(done func(error)) { r.s.DeleteFrom(testVolume, 0, done) }) }},
-		{"delete again", nil, func() error { return r.remove(func(done func(error)) { r.s.Delete(e.ID(), done) }) }},
+		{"delete again", nil, func() error { return r.remove(func(done func(error)) { r.s.Delete(e.ID(), AnyGeneration, done) }) }},
 	} {
 		if err := r.try(c.do); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.what, err, c.want)
@@ -255,7 +256,9 @@ func TestRebuildIndex(t *testing.T) {
 		}
 	}
 	r.do(func() error { return r.seal(ID{testVolume, 2}, 8) })
-	r.do(func() error { return r.remove(func(done func(error)) { r.s.Delete(ID{testVolume, 1}, done) }) })
+	r.do(func() error {
+		return r.remove(func(done func(error)) { r.s.Delete(ID{testVolume, 1}, AnyGeneration, done) })
+	})
 	r.close()
 	if err := os.RemoveAll(filepath.Join(dir, indexName)); err != nil {
 		t.Fatal(err)

@@ -278,6 +278,22 @@ func (m *Meta) Stores(ctx context.Context) ([]Store, error) { return list[Store]
 // that it depends on nothing but the stores and the extent. Where there are too few
 // nodes it is fewer replicas; the rest is made up for when there are more.
 func (env *leaseEnv) place(index uint32, avoid []uuid.UUID) ([]Member, error) {
+	var set []Member
+	used := map[uuid.UUID]bool{}
+	for _, s := range env.ranked(index, avoid) {
+		if len(set) < env.volume.Replicas && !used[s.Node] {
+			used[s.Node] = true
+			set = append(set, Member{Store: s.ID, Incarnation: s.Incarnation})
+		}
+	}
+	if len(set) == 0 {
+		return nil, fmt.Errorf("extent %d of volume %s: no active store is there for it: %w", index, env.volume, ErrNoStore)
+	}
+	return set, nil
+}
+
+// ranked is the stores that take new replicas, the best for an extent first.
+func (env *leaseEnv) ranked(index uint32, avoid []uuid.UUID) []Store {
 	candidates := make([]Store, 0, len(env.stores))
 	for _, s := range env.stores {
 		if s.State == StoreActive && env.alive[s.Node] && !slices.Contains(avoid, s.ID) {
@@ -307,18 +323,34 @@ func (env *leaseEnv) place(index uint32, avoid []uuid.UUID) ([]Member, error) {
 		}
 		return strings.Compare(a.ID.String(), b.ID.String())
 	})
-	var set []Member
+	return candidates
+}
+
+// Refill chooses a store for one more replica of an extent of a volume that the session owns: one of prefer if it takes any, else as new
+// extents are placed, on a node without a member of the set; never one to avoid. ErrNoStore: there is none now.
+func (m *Meta) Refill(ctx context.Context, s *Session, volume uuid.UUID, index uint32, set []Member, prefer, avoid []uuid.UUID) (uuid.UUID, error) {
+	env, err := m.leaseEnv(ctx, s, volume, new(txn))
+	if err != nil {
+		return uuid.Nil, err
+	}
+	return env.refill(index, set, prefer, avoid)
+}
+
+func (env *leaseEnv) refill(index uint32, set []Member, prefer, avoid []uuid.UUID) (uuid.UUID, error) {
 	used := map[uuid.UUID]bool{}
-	for _, s := range candidates {
-		if len(set) < env.volume.Replicas && !used[s.Node] {
-			used[s.Node] = true
-			set = append(set, Member{Store: s.ID, Incarnation: s.Incarnation})
+	for _, r := range set {
+		used[env.stores[r.Store].Node] = true
+	}
+	free := slices.DeleteFunc(env.ranked(index, avoid), func(s Store) bool { return used[s.Node] })
+	for _, s := range free {
+		if slices.Contains(prefer, s.ID) {
+			return s.ID, nil
 		}
 	}
-	if len(set) == 0 {
-		return nil, fmt.Errorf("extent %d of volume %s: no active store is there for it: %w", index, env.volume, ErrNoStore)
+	if len(free) == 0 {
+		return uuid.Nil, fmt.Errorf("extent %d of volume %s: %w", index, env.volume, ErrNoStore)
 	}
-	return set, nil
+	return free[0].ID, nil
 }
 
 // mix spreads a weak hash over all its bits (the finaliser of SplitMix64).

@@ -134,8 +134,8 @@ func (s *Store) fits(r extent.Regions) bool {
 }
 
 // Delete is extent.Store's.
-func (s *Store) Delete(id extent.ID, done func(error)) {
-	s.ask(header{kind: kindDelete, id: id}, nil, func(_ *header, _ []byte, err error) { done(err) })
+func (s *Store) Delete(id extent.ID, upTo extent.Generation, done func(error)) {
+	s.ask(header{kind: kindDelete, id: id, gen: upTo}, nil, func(_ *header, _ []byte, err error) { done(err) })
 }
 
 // DeleteFrom is extent.Store's.

@@ -206,7 +206,7 @@ func (s *service) control(store *extent.Store, h *header, p []byte) error {
 	case kindSeal:
 		store.Seal(id, w, func(was extent.Sealed, err error) { done(err, appendSealed(nil, &was)) })
 	case kindDelete:
-		store.Delete(id, func(err error) { done(err, nil) })
+		store.Delete(id, h.gen, func(err error) { done(err, nil) })
 	case kindDeleteFrom:
 		s.deleteFrom(store, id, tag)
 	default:
@@ -295,7 +295,7 @@ func (s *service) deleteFrom(store *extent.Store, from extent.ID, tag uint32) {
 		}
 	}
 	for _, id := range ids {
-		store.Delete(id, end)
+		store.Delete(id, extent.AnyGeneration, end)
 	}
 	end(nil)
 }

@@ -38,7 +38,8 @@ func (n *node) serveTwice() {
 	n.do("namespace", "attach", nqn, "-volume", "v")
 }
 
-// The death of a node that only holds a replica is no more than a pause.
+// The death of a node that only holds a replica is no more than a pause. When it is back it is given what it missed, by itself: then the
+// node that drove the volume may die, and nothing is missing.
 func TestReplicaDeath(t *testing.T) {
 	nodes := form(t, "a", "b", "c")
 	a := nodes[0]
@@ -52,8 +53,51 @@ func TestReplicaDeath(t *testing.T) {
 	until(a, "the dead node's session", state(holder.name, "down"), "node", "list")
 	l.goesOn(100)
 	t.Logf("the node with the second replica was killed: longest time without an answer %v", time.Duration(l.gap.Load()).Round(time.Millisecond))
+	l.end()
+	block := make([]byte, 4096)
+	for i := range byte(100) {
+		block[0] = i
+		if err := again(func() error { return host.Write(a.ctx, 1, 1000+nvme.LBA(i), block, false) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := get[admin.Volume](a, "volume", "show", "v"); v.Health == nil || v.Health.Reduced != 1 || v.State != "degraded" {
+		t.Errorf("without the second replica: %+v, %s", v.Health, v.State)
+	}
+	l = a.load(host)
+	began := time.Now()
 	holder.start()
+	v := until(a, "all replicas", func(v admin.Volume) bool { return v.Health != nil && v.Health.Joined == 1 && v.State == "online" }, "volume", "show", "v")
+	t.Logf("%d bytes were copied to the node that returned, %v after its start", v.Health.Copied, time.Since(began).Round(time.Millisecond))
+	if v.Health.Copied > 2<<20 {
+		t.Errorf("%d bytes were copied; it missed less", v.Health.Copied)
+	}
 	l.goesOn(100)
+	l.end()
+	ways := []*nvmehost.Controller{}
+	for _, n := range nodes[1:] {
+		ways = append(ways, n.connect())
+	}
+	a.kill()
+	got := make([]byte, 4096)
+	for i := range byte(100) {
+		block[0] = i
+		for ok := false; !ok; {
+			for _, w := range ways {
+				ctx, cancel := context.WithTimeout(holder.ctx, time.Second)
+				err := w.Read(ctx, 1, 1000+nvme.LBA(i), got)
+				cancel()
+				if ok = err == nil; ok && !bytes.Equal(got, block) {
+					t.Fatalf("block %d, which was written while its node was away, is %x", i, got[:4])
+				} else if ok {
+					break
+				}
+			}
+			if holder.ctx.Err() != nil {
+				t.Fatal("nobody takes over")
+			}
+		}
+	}
 }
 
 // A volume with two replicas outlives the node that drives it: another one takes over, and a host that has a way there finds

@@ -401,7 +401,7 @@ func TestCompareWhileChanging(t *testing.T) {
 func TestLeaseHolds(t *testing.T) {
 	clock := &fakeClock{}
 	clock.ns.Store(1)
-	r, v, p, h := prepared(t, rigOptions{seed: 9, clock: clock, holdFor: time.Second})
+	r, v, p, h := prepared(t, rigOptions{seed: 9, clock: clock, holdFor: time.Minute})
 	r.meta.deadline.Store(100)
 	clock.ns.Store(100)
 	held := func(n int) { r.until("commands are held", func() bool { return r.access.held.n == n }) }
@@ -418,7 +418,7 @@ func TestLeaseHolds(t *testing.T) {
 	held(2)
 	p.thread.Post(func() { p.thread.Abort(&dropped.Request) })
 	p.want("aborted while held", dropped, block.StatusAborted)
-	clock.ns.Store(int64(2 * time.Second))
+	clock.ns.Store(int64(2 * time.Minute))
 	p.want("held for too long", late, block.StatusRetry)
 	r.meta.deadline.Store(math.MaxInt64)
 	r.settled(v)
@@ -428,7 +428,7 @@ func TestLeaseHolds(t *testing.T) {
 func TestLeaseEndsAtTheDisk(t *testing.T) {
 	clock := &fakeClock{}
 	clock.ns.Store(1)
-	r, v, p, h := prepared(t, rigOptions{seed: 10, clock: clock, holdFor: time.Second})
+	r, v, p, h := prepared(t, rigOptions{seed: 10, clock: clock, holdFor: time.Minute})
 	for _, tc := range []struct {
 		op   block.Op
 		data []byte

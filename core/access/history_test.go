@@ -20,7 +20,11 @@ func TestReplicatedHistory(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			h := newHistory(t, seed)
-			h.run(40)
+			rounds := 40
+			if testing.Short() {
+				rounds = 15
+			}
+			h.run(rounds)
 			h.settle()
 		})
 	}

@@ -132,7 +132,7 @@ func (v *Volume) inflightOf(r *rig) (n int) {
 func TestDoorEnds(t *testing.T) {
 	clock := &fakeClock{}
 	clock.ns.Store(1)
-	r, v, a, b := twoWays(t, rigOptions{seed: 22, clock: clock, holdFor: time.Second})
+	r, v, a, b := twoWays(t, rigOptions{seed: 22, clock: clock, holdFor: time.Minute})
 	write := func() *flight { return b.start(block.OpWrite, b.h, 3*testExtent, 512, pattern(512, 1)) }
 
 	f := write()
@@ -148,7 +148,7 @@ func TestDoorEnds(t *testing.T) {
 	if n := b.wanted.Load(); n != 2 {
 		t.Errorf("the path was wanted %d times", n)
 	}
-	clock.ns.Add(int64(2 * time.Second))
+	clock.ns.Add(int64(2 * time.Minute))
 	b.want("waited for too long", f, block.StatusRetry)
 
 	// No reservation and no shrink waits for what has not begun, and both count for it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +28,7 @@ func pathList(g *globals) *cobra.Command {
 			}
 			return g.print(c.OutOrStdout(), ps, "HOST SUBSYSTEM NSID OPTIMIZED NON-OPTIMIZED EPOCH POLICY REASON", func(row func(...any)) {
 				for _, p := range ps {
-					row(p.Host, p.Subsystem, p.NSID, p.Optimized, list(p.NonOptimized), p.Epoch, p.Policy, p.Reason)
+					row(p.Host, p.Subsystem, unit(p.NSID), p.Optimized, list(p.NonOptimized), p.Epoch, p.Policy, p.Reason)
 				}
 			})
 		},
@@ -37,7 +38,11 @@ func pathList(g *globals) *cobra.Command {
 func pathExplain(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "explain HOST SUBSYSTEM NSID", Short: "Say why a host reaches a namespace where it does", Args: usageArgs(cobra.ExactArgs(3)),
+		Long: "Say why a host reaches a namespace where it does. For the link of an initiator with a target, NSID is \"" + wholeTarget + "\".",
 		RunE: func(c *cobra.Command, args []string) error {
+			if args[2] == wholeTarget {
+				args[2] = "0"
+			}
 			q := url.Values{"host": {args[0]}, "subsystem": {args[1]}, "nsid": {args[2]}}
 			var x admin.PathExplanation
 			if err := g.client().Do(c.Context(), "GET", "/v1/paths/explain?"+q.Encode(), nil, &x); err != nil {
@@ -57,6 +62,16 @@ func pathExplain(g *globals) *cobra.Command {
 			})
 		},
 	}
+}
+
+// wholeTarget is how the link of an initiator with a target is written where namespaces have a number.
+const wholeTarget = "all"
+
+func unit(nsid uint32) string {
+	if nsid == 0 {
+		return wholeTarget
+	}
+	return strconv.FormatUint(uint64(nsid), 10)
 }
 
 func explain(w io.Writer, x admin.PathExplanation) {
@@ -99,7 +114,7 @@ func pathSimulate(g *globals) *cobra.Command {
 			return g.print(c.OutOrStdout(), out, "HOST SUBSYSTEM NSID NOW THEN NON-OPTIMIZED POLICY REASON", func(row func(...any)) {
 				for _, o := range out {
 					if o.Moves || all {
-						row(o.Then.Host, o.Then.Subsystem, o.Then.NSID, o.Now.Optimized, o.Then.Optimized, list(o.Then.NonOptimized), o.Then.Policy, o.Then.Reason)
+						row(o.Then.Host, o.Then.Subsystem, unit(o.Then.NSID), o.Now.Optimized, o.Then.Optimized, list(o.Then.NonOptimized), o.Then.Policy, o.Then.Reason)
 					}
 				}
 			})
@@ -152,8 +167,8 @@ func change(e admin.PathEvent) string {
 	case p == nil:
 		return "something that this version does not know"
 	case e.From == "":
-		return fmt.Sprintf("%s %s/%d is optimized at %s (%s: %s)", p.Host, p.Subsystem, p.NSID, p.Optimized, p.Policy, p.Reason)
+		return fmt.Sprintf("%s %s/%s is optimized at %s (%s: %s)", p.Host, p.Subsystem, unit(p.NSID), p.Optimized, p.Policy, p.Reason)
 	default:
-		return fmt.Sprintf("%s %s/%d moves from %s to %s (%s: %s), path epoch %d", p.Host, p.Subsystem, p.NSID, e.From, p.Optimized, p.Policy, p.Reason, p.Epoch)
+		return fmt.Sprintf("%s %s/%s moves from %s to %s (%s: %s), path epoch %d", p.Host, p.Subsystem, unit(p.NSID), e.From, p.Optimized, p.Policy, p.Reason, p.Epoch)
 	}
 }

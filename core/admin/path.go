@@ -14,7 +14,7 @@ import (
 type Path struct {
 	Host         string    `json:"host"`
 	Subsystem    string    `json:"subsystem"`
-	NSID         uint32    `json:"nsid"`
+	NSID         uint32    `json:"nsid"` // 0: the link of an initiator with a target, which its units follow
 	Optimized    string    `json:"optimized"`
 	NonOptimized []string  `json:"non_optimized"`
 	Policy       string    `json:"policy"` // who decided; "builtin": no policy has yet; "host": its writes

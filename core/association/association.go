@@ -25,6 +25,8 @@ type association struct {
 	controller  uint16
 	since       time.Time
 
+	sent meta.PathEpoch // the move of the link that its host was told of; under the pair's lock
+
 	mu     sync.Mutex
 	grants map[meta.NSID]*grant // guarded by mu
 	// away are namespaces whose volume another node drives: inaccessible here. With each, how
@@ -68,24 +70,42 @@ func (a *association) grantsNow() *proto.Grants {
 
 // refused is an association that is not to be.
 type refused struct {
-	result proto.AssociateResult
-	text   string
+	result  proto.AssociateResult
+	text    string
+	address string // address:port to go to, with ASSOCIATE_ELSEWHERE
 }
 
 func (e *refused) Error() string { return e.text }
 
 // Associate implements proto.CoreServer.
 func (l *life) Associate(ctx context.Context, r *proto.AssociateRequest) (*proto.AssociateResponse, error) {
-	a, err := l.service.begin(ctx, l, r)
+	a, err := l.associate(ctx, r)
 	var no *refused
 	if errors.As(err, &no) {
-		return &proto.AssociateResponse{Result: no.result, Message: no.text}, nil
+		return &proto.AssociateResponse{Result: no.result, Message: no.text, Address: no.address}, nil
 	}
 	if err != nil {
 		l.service.log.Warn("association refused", "host", r.GetHost().GetName(), "subsystem", r.Subsystem, "error", err)
 		return &proto.AssociateResponse{Result: proto.AssociateResult_ASSOCIATE_NOT_READY, Message: err.Error()}, nil
 	}
 	return &proto.AssociateResponse{Association: a.id, ControllerId: uint32(a.controller), Grants: a.grantsNow()}, nil
+}
+
+// associate is begin; a node that cannot serve for want of its Meta session sends initiators elsewhere.
+func (l *life) associate(ctx context.Context, r *proto.AssociateRequest) (*association, error) {
+	if r.GetHost().GetProtocol() != proto.Protocol_PROTOCOL_ISCSI {
+		return l.service.begin(ctx, l, r)
+	}
+	leased, stop := l.service.leased(ctx)
+	defer stop()
+	a, err := l.service.begin(leased, l, r)
+	if err == nil {
+		return a, nil
+	}
+	if address := l.service.elsewhere(r.Host.Name, r.Subsystem); address != "" {
+		err = &refused{result: proto.AssociateResult_ASSOCIATE_ELSEWHERE, text: "this node has lost its Meta session", address: address}
+	}
+	return nil, err
 }
 
 func hostOf(h *proto.HostIdentity) (access.Host, error) {
@@ -118,20 +138,25 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 	}
 	sub, err := s.Meta.Subsystem(ctx, r.Subsystem)
 	if errors.Is(err, meta.ErrNotFound) {
-		return nil, &refused{proto.AssociateResult_ASSOCIATE_NO_SUBSYSTEM, "there is no such subsystem"}
+		return nil, &refused{result: proto.AssociateResult_ASSOCIATE_NO_SUBSYSTEM, text: "there is no such subsystem"}
 	}
 	if err != nil {
 		return nil, err
 	}
 	if host.Protocol != sub.Protocol() {
-		return nil, &refused{proto.AssociateResult_ASSOCIATE_NO_SUBSYSTEM, "it is one of another protocol"}
+		return nil, &refused{result: proto.AssociateResult_ASSOCIATE_NO_SUBSYSTEM, text: "it is one of another protocol"}
 	}
 	if !sub.Allows(host.Name) {
 		s.refusals.note(s.Journal, host.Name, sub.NQN, r.Peer)
-		return nil, &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, "the host is not allowed: mooring host allow " + sub.NQN + " " + host.Name}
+		return nil, &refused{result: proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, text: "the host is not allowed: mooring host allow " + sub.NQN + " " + host.Name}
 	}
 	if sub.Target != nil && sub.Target.CHAP != nil && !l.proofs.use(r.Proof, host.Name, sub.NQN, time.Now()) {
-		return nil, &refused{proto.AssociateResult_ASSOCIATE_NO_PROOF, "the host has not proved who it is"}
+		return nil, &refused{result: proto.AssociateResult_ASSOCIATE_NO_PROOF, text: "the host has not proved who it is"}
+	}
+	if sub.Redirects() {
+		if err := s.redirect(ctx, sub.NQN, host, r.AccessPointId); err != nil {
+			return nil, err
+		}
 	}
 	p := pairOf(host, sub.NQN)
 	defer s.pairs.lock(p)()
@@ -142,7 +167,7 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 	for _, old := range s.of(p) {
 		// A target whose sessions are redirected has one portal group: the same initiator
 		// port at another access point is the same I_T nexus.
-		anywhere := sub.Target != nil && sub.Target.Mode == meta.Redirect
+		anywhere := sub.Redirects()
 		if host.Protocol == meta.ISCSI && !old.host.Same(host) {
 			continue // another session of the same initiator
 		}
@@ -175,10 +200,10 @@ func (s *Service) admit(ctx context.Context, a *association) error {
 		ID: a.id, AccessPoint: a.accessPoint, Controller: a.controller, Peer: a.peer,
 	})
 	if errors.Is(err, meta.ErrInvalid) {
-		return &refused{proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, err.Error()}
+		return &refused{result: proto.AssociateResult_ASSOCIATE_HOST_NOT_ALLOWED, text: err.Error()}
 	}
 	if errors.Is(err, meta.ErrInUse) {
-		return &refused{proto.AssociateResult_ASSOCIATE_BUSY, err.Error()}
+		return &refused{result: proto.AssociateResult_ASSOCIATE_BUSY, text: err.Error()}
 	}
 	var v *view
 	if err == nil {
@@ -213,13 +238,13 @@ func (s *Service) admit(ctx context.Context, a *association) error {
 func (s *Service) number(a *association, want uint32) error {
 	if want != 0xFFFF && want != 0 {
 		if want > 0xFFFF || !s.ids.Claim(a.subsystem, uint16(want)) {
-			return &refused{proto.AssociateResult_ASSOCIATE_BAD_CONTROLLER, fmt.Sprintf("controller ID %d is not to be had here", want)}
+			return &refused{result: proto.AssociateResult_ASSOCIATE_BAD_CONTROLLER, text: fmt.Sprintf("controller ID %d is not to be had here", want)}
 		}
 		a.controller = uint16(want)
 	} else {
 		id, ok := s.ids.Take(a.subsystem)
 		if !ok {
-			return &refused{proto.AssociateResult_ASSOCIATE_BUSY, "all controllers that the subsystem may have on this node are in use"}
+			return &refused{result: proto.AssociateResult_ASSOCIATE_BUSY, text: "all controllers that the subsystem may have on this node are in use"}
 		}
 		a.controller = id
 	}

@@ -119,6 +119,7 @@ type plugin struct {
 	grants map[uint64]*proto.Grants              // last, by association; guarded by mu
 	ends   []uint64                              // guarded by mu
 	told   map[uint64]proto.ReservationEventType // last, by association; guarded by mu
+	moves  map[uint64]*proto.AssociationMove     // last, by association; guarded by mu
 }
 
 type stream struct {
@@ -138,6 +139,9 @@ func (s stream) Send(u *proto.Update) error {
 	if r := u.GetReservation(); r != nil {
 		s.p.told[r.Association] = r.Type
 	}
+	if m := u.GetMove(); m != nil {
+		s.p.moves[m.Association] = m
+	}
 	if e := u.GetEnd(); e != nil {
 		s.p.ends = append(s.p.ends, e.Association)
 	}
@@ -146,7 +150,7 @@ func (s stream) Send(u *proto.Update) error {
 
 func (w *world) plugin() *plugin {
 	w.Helper()
-	p := &plugin{w: w, inst: &supervisor.Instance{Plugin: "p"}, grants: map[uint64]*proto.Grants{}, told: map[uint64]proto.ReservationEventType{}}
+	p := &plugin{w: w, inst: &supervisor.Instance{Plugin: "p"}, grants: map[uint64]*proto.Grants{}, told: map[uint64]proto.ReservationEventType{}, moves: map[uint64]*proto.AssociationMove{}}
 	var err error
 	if p.core, err = w.Attach(w.ctx, p.inst); err != nil {
 		w.Fatal(err)

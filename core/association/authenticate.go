@@ -62,13 +62,27 @@ func (p *proofs) use(number uint64, host, target string, now time.Time) bool {
 
 // Authenticate implements proto.CoreServer. RFC 7143 12.1.3
 func (l *life) Authenticate(ctx context.Context, r *proto.AuthenticateRequest) (*proto.AuthenticateResponse, error) {
+	leased, stop := l.service.leased(ctx)
+	defer stop()
+	out, err := l.authenticate(leased, r)
+	if address := l.service.elsewhere(r.GetHost().GetName(), r.GetSubsystem()); address != "" {
+		return &proto.AuthenticateResponse{Message: "this node has lost its Meta session", Address: address}, nil
+	}
+	if err != nil {
+		out = &proto.AuthenticateResponse{Message: err.Error()}
+	}
+	return out, nil
+}
+
+// authenticate fails if Meta cannot be asked.
+func (l *life) authenticate(ctx context.Context, r *proto.AuthenticateRequest) (*proto.AuthenticateResponse, error) {
 	no := func(why string) (*proto.AuthenticateResponse, error) {
 		return &proto.AuthenticateResponse{Message: why}, nil
 	}
 	m := l.service.Meta
 	target, err := m.Target(ctx, r.GetSubsystem())
 	if err != nil {
-		return no(err.Error())
+		return nil, err
 	}
 	host, answer := r.GetHost().GetName(), r.GetAnswer()
 	if target.CHAP == nil {
@@ -76,7 +90,7 @@ func (l *life) Authenticate(ctx context.Context, r *proto.AuthenticateRequest) (
 	}
 	secrets, err := m.TargetCHAP(ctx, target.IQN)
 	if err != nil {
-		return no(err.Error())
+		return nil, err
 	}
 	user := target.CHAP.User
 	if user == "" {

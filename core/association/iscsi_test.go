@@ -1,6 +1,7 @@
 package association
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ const (
 	initiator = "iqn.2026-11.com.example:host"
 )
 
-// withTarget exports volume "one" as LUN 0 as well.
+// withTarget exports volume "one" as LUN 0 as well, with iSCSI portals i and j.
 func (w *world) withTarget() uuid.UUID {
 	w.Helper()
 	v, err := w.Meta.FindVolume(w.ctx, "", "one")
@@ -25,7 +26,18 @@ func (w *world) withTarget() uuid.UUID {
 	w.must(err)
 	_, err = w.Meta.AttachUnit(w.ctx, iqn, 0, v.ID, nil, nil)
 	w.must(err)
+	w.portals("i", "j")
 	return v.ID
+}
+
+// portals publishes the world's access points and iSCSI portals i and j, of which these are up.
+func (w *world) portals(up ...string) {
+	w.Helper()
+	_, err := w.Meta.PublishAccessPoints(w.ctx, w.Session, []meta.AccessPoint{
+		{ID: "a", URL: "nvme-tcp://192.0.2.1:4420", Up: true}, {ID: "b", URL: "nvme-tcp://192.0.2.2:4420", Up: true},
+		{ID: "i", URL: "iscsi://192.0.2.1:3260", Up: slices.Contains(up, "i")}, {ID: "j", URL: "iscsi://[2001:db8::2]:3261", Up: slices.Contains(up, "j")},
+	})
+	w.must(err)
 }
 
 // login is an iSCSI session at an access point.
@@ -51,19 +63,19 @@ func (p *plugin) reserve(id uint64, q *proto.ReserveRequest) *proto.ReserveRespo
 	return r
 }
 
-// A session is one of an initiator port: the same port again is reinstatement, wherever it comes; another is another.
+// A session is one of an initiator port: the same port again is reinstatement; another is another.
 func TestSessions(t *testing.T) {
 	w := newWorld(t)
 	w.withTarget()
 	p := w.plugin()
-	first := p.login("a", initiator, iqn, 1)
+	first := p.login("i", initiator, iqn, 1)
 	if first.Result != proto.AssociateResult_ASSOCIATE_OK || len(first.Grants.Grants) != 1 {
 		t.Fatalf("%+v", first)
 	}
-	if other := p.login("a", initiator, iqn, 2); other.Result != proto.AssociateResult_ASSOCIATE_OK || len(w.Sessions()) != 2 {
+	if other := p.login("i", initiator, iqn, 2); other.Result != proto.AssociateResult_ASSOCIATE_OK || len(w.Sessions()) != 2 {
 		t.Fatalf("a second session: %+v, %d", other, len(w.Sessions()))
 	}
-	if again := p.login("b", initiator, iqn, 1); again.Result != proto.AssociateResult_ASSOCIATE_OK {
+	if again := p.login("i", initiator, iqn, 1); again.Result != proto.AssociateResult_ASSOCIATE_OK {
 		t.Fatalf("%+v", again)
 	}
 	p.ended(first.Association)
@@ -71,8 +83,8 @@ func TestSessions(t *testing.T) {
 		t.Errorf("%d sessions", n)
 	}
 	for name, r := range map[string]*proto.AssociateResponse{
-		"an initiator that is not allowed": p.login("a", initiator+"2", iqn, 1), "a target that is none": p.login("a", initiator, iqn+"2", 1),
-		"a subsystem": p.login("a", initiator, nqn, 1),
+		"an initiator that is not allowed": p.login("i", initiator+"2", iqn, 1), "a target that is none": p.login("i", initiator, iqn+"2", 1),
+		"a subsystem": p.login("i", initiator, nqn, 1),
 	} {
 		if r.Result == proto.AssociateResult_ASSOCIATE_OK {
 			t.Errorf("%s is let in", name)
@@ -89,7 +101,7 @@ func TestReservationOfBoth(t *testing.T) {
 	volume := w.withTarget()
 	p := w.plugin()
 	nvme, _ := p.associate("a", 1)
-	session := p.login("a", initiator, iqn, 1).Association
+	session := p.login("i", initiator, iqn, 1).Association
 	if r := p.reserve(session, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_REGISTER, NewKey: 1}); r.Result != proto.ReserveResult_RESERVE_OK {
 		t.Fatalf("%+v", r)
 	}
@@ -128,9 +140,9 @@ func TestReserveUnitEndsWithSession(t *testing.T) {
 	for name, end := range map[string]func(uint64){
 		"logout":        func(id uint64) { w.must(p.dissociate(id, true)) },
 		"loss":          func(id uint64) { w.must(p.dissociate(id, false)) },
-		"reinstatement": func(uint64) { p.login("a", initiator, iqn, 1) },
+		"reinstatement": func(uint64) { p.login("i", initiator, iqn, 1) },
 	} {
-		id := p.login("a", initiator, iqn, 1).Association
+		id := p.login("i", initiator, iqn, 1).Association
 		if r := p.reserve(id, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_UNIT}); r.Result != proto.ReserveResult_RESERVE_OK || !held() {
 			t.Fatalf("%+v", r)
 		}
@@ -138,7 +150,7 @@ func TestReserveUnitEndsWithSession(t *testing.T) {
 			t.Errorf("%s: the reservation is still there", name)
 		}
 	}
-	id := p.login("a", initiator, iqn, 1).Association
+	id := p.login("i", initiator, iqn, 1).Association
 	p.reserve(id, &proto.ReserveRequest{Action: proto.ReserveAction_RESERVE_UNIT})
 	if p.dead(); held() {
 		t.Error("the plugin's death: the reservation is still there")
@@ -171,7 +183,7 @@ func TestAuthenticate(t *testing.T) {
 		t.Helper()
 		r, err := p.core.Associate(w.ctx, &proto.AssociateRequest{
 			Host:      &proto.HostIdentity{Protocol: proto.Protocol_PROTOCOL_ISCSI, Name: name, HostId: []byte{1, 0, 0, 0, 0, 0}},
-			Subsystem: iqn, AccessPointId: "a", ControllerId: 0xFFFF, Proof: proof,
+			Subsystem: iqn, AccessPointId: "i", ControllerId: 0xFFFF, Proof: proof,
 		})
 		w.must(err)
 		return r.Result

@@ -32,6 +32,7 @@ type life struct {
 	exports bool                      // to be sent
 	grants  map[*association]struct{} // to be sent
 	events  []*proto.Update           // ends and reservation events to be sent, in order
+	told    uint64                    // number of the last reservation event
 
 	last *proto.Exports // sent last; owned by Watch's goroutine
 }
@@ -116,6 +117,10 @@ func (l *life) take(ctx context.Context) []*proto.Update {
 func (l *life) tell(u *proto.Update) {
 	l.want(func() {
 		if len(l.events) < maxPendingEvents {
+			if u.GetReservation() != nil {
+				l.told++
+				u.Number = l.told
+			}
 			l.events = append(l.events, u)
 		}
 	})
@@ -124,3 +129,10 @@ func (l *life) tell(u *proto.Update) {
 func (l *life) tellGrants(a *association) { l.want(func() { l.grants[a] = struct{}{} }) }
 
 func (l *life) tellExports() { l.want(func() { l.exports = true }) }
+
+// lastTold is the number of the last reservation event that the plugin is told.
+func (l *life) lastTold() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.told
+}

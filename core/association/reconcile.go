@@ -73,6 +73,9 @@ func (s *Service) once(ctx context.Context) error {
 	if err := s.adapt(ctx, v); err != nil {
 		return err
 	}
+	if err := s.readPortals(ctx); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	pairs := map[pair]struct{}{}
 	for _, a := range s.assocs {
@@ -130,6 +133,7 @@ func (s *Service) settleLocked(ctx context.Context, p pair, v *view) error {
 			a.life.tellGrants(a)
 		}
 		failed = append(failed, err)
+		a.followLink(paths[meta.WholeTarget])
 	}
 	return errors.Join(failed...)
 }

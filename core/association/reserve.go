@@ -76,7 +76,7 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 		}
 	}
 	s.notify(g.id, out.Tell)
-	return &proto.ReserveResponse{Result: results[out.Result], State: s.present(g.id, out.State)}, nil
+	return &proto.ReserveResponse{Result: results[out.Result], State: s.present(g.id, out.State), After: a.life.lastTold()}, nil
 }
 
 var results = map[meta.ReserveResult]proto.ReserveResult{

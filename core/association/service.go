@@ -55,6 +55,7 @@ type Service struct {
 	assocs  map[uint64]*association
 	lastID  uint64
 	unended []unended
+	portals []string // address:port of iSCSI portals of other nodes that are up; guarded by mu
 
 	poke   chan chan struct{} // to the reconciler; the channel inside is closed when it has run
 	nudged chan struct{}      // capacity 1: to the reconciler

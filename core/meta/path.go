@@ -42,6 +42,8 @@ type Path struct {
 	Since        time.Time `json:"since"`
 	// Moves is this path's share in its epoch: it grows when Optimized changes.
 	Moves PathEpoch `json:"moves"`
+	// Asked is when a host without a session was last sent there; of links alone.
+	Asked time.Time `json:"asked,omitzero"`
 	// Epoch is the path epoch: Moves and the host's raises together. Not stored.
 	Epoch PathEpoch `json:"-"`
 }
@@ -280,6 +282,11 @@ func (m *Meta) SetPaths(ctx context.Context, changes []PathChange) ([]Path, erro
 		var out []Path
 		err := m.retry(ctx, func(x *txn) error {
 			out = out[:0]
+			if slices.ContainsFunc(part, func(c PathChange) bool { return c.Path.Key.NSID == WholeTarget }) {
+				if _, err := m.nextLinkTurn(ctx, x); err != nil {
+					return err
+				}
+			}
 			associations := map[string]Associations{}
 			for _, c := range part {
 				c.Path.Key = NewPathKey(c.Path.Key.Host, c.Path.Key.Subsystem, c.Path.Key.NSID)
@@ -316,6 +323,9 @@ func (m *Meta) setPath(ctx context.Context, x *txn, a Associations, c PathChange
 	want := c.Path
 	if len(want.NonOptimized) > MaxNonOptimized || slices.Contains(want.NonOptimized, want.Optimized) {
 		return want, invalid("path", "at most %d non-optimized access points besides the optimized one", MaxNonOptimized)
+	}
+	if want.Key.NSID == WholeTarget {
+		return m.setLink(ctx, x, c)
 	}
 	n, nrev, err := load[Namespace](ctx, m, keyNamespace(want.Key.Subsystem, want.Key.NSID))
 	if err != nil {

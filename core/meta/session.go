@@ -192,6 +192,10 @@ func (s *Session) Node() uuid.UUID { return s.node }
 // once the session is over. It does not block.
 func (s *Session) Deadline() int64 { return s.deadline.Load() }
 
+// Left is how long what the session holds may be used from now on, if it is not kept alive; 0 or less
+// once it must not be used any more. It does not block.
+func (s *Session) Left() time.Duration { return time.Duration(s.deadline.Load() - s.meta.clock.Boot()) }
+
 // Lost is closed when the session is known to be over without Close. Whoever
 // serves by its leases has stopped at Deadline already.
 func (s *Session) Lost() <-chan struct{} { return s.lost }

@@ -61,6 +61,9 @@ func exportTitle(name string) string {
 }
 
 func unitTitle(name string, id NSID) string {
+	if id == WholeTarget {
+		return exportTitle(name)
+	}
 	if ProtocolOf(name) == ISCSI {
 		return fmt.Sprintf("target %s LUN %d", name, LUNOf(id))
 	}

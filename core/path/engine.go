@@ -90,6 +90,7 @@ type Engine struct {
 	poke     chan struct{} // capacity 1
 
 	deciding sync.Mutex // one Reconcile at a time
+	linking  sync.Mutex // one decision on a link at a time
 
 	mu    sync.Mutex
 	moved map[meta.PathKey]int64 // Boot time of the last move by a write
@@ -134,6 +135,10 @@ func (e *Engine) place(ctx context.Context, nqn string, h meta.HostID) error {
 	if err != nil {
 		return err
 	}
+	if s.subsystems[nqn].Redirects() {
+		_, err = e.commit(ctx, s, s.follow(nqn))
+		return err
+	}
 	_, err = e.rescue(ctx, s.request(BuiltinName, false), s)
 	return err
 }
@@ -146,12 +151,13 @@ func (e *Engine) rescue(ctx context.Context, req *policy.Request, s *snapshot) (
 		return nil, err
 	}
 	var lost policy.Response
+	loads := loadsOf(c)
 	for _, p := range c.Pairs {
 		if !reachable(p) && len(p.Candidates) > 0 {
-			lost.Placements = append(lost.Placements, placeOne(c, p))
+			lost.Placements = append(lost.Placements, placeOne(c, p, loads))
 		}
 	}
-	return e.commit(ctx, s, BuiltinName, &lost)
+	return e.commit(ctx, s, s.placed(BuiltinName, &lost))
 }
 
 // reachable says whether a host has a connection, or could have one, to an access point
@@ -160,28 +166,40 @@ func reachable(p *policy.Pair) bool {
 	return p.Stays() || slices.ContainsFunc(p.Present.GetNonOptimized(), p.Candidate)
 }
 
-// commit writes an answer that was found to be good.
-func (e *Engine) commit(ctx context.Context, s *snapshot, name string, answer *policy.Response) ([]meta.Path, error) {
-	var changes []meta.PathChange
+// placed are the paths of an answer that was found to be good.
+func (s *snapshot) placed(name string, answer *policy.Response) []meta.Path {
+	var out []meta.Path
 	for _, a := range answer.GetPlacements() {
-		key := s.keys[pairKey{a.GetHost(), a.GetNamespace()}]
-		was := s.paths[key]
-		if was.Optimized == a.GetOptimized() && slices.Equal(was.NonOptimized, a.GetNonOptimized()) &&
-			was.Policy == name && was.Reason == a.GetReason() {
+		out = append(out, meta.Path{
+			Key:       s.keys[pairKey{a.GetHost(), a.GetNamespace()}],
+			Optimized: a.GetOptimized(), NonOptimized: a.GetNonOptimized(), Policy: name, Reason: a.GetReason(),
+		})
+	}
+	return out
+}
+
+// commit writes those of the paths that are not there already.
+func (e *Engine) commit(ctx context.Context, s *snapshot, paths []meta.Path) ([]meta.Path, error) {
+	var changes []meta.PathChange
+	for _, p := range paths {
+		was := s.paths[p.Key]
+		if was.Optimized == p.Optimized && slices.Equal(was.NonOptimized, p.NonOptimized) && was.Policy == p.Policy && was.Reason == p.Reason {
 			continue
 		}
-		changes = append(changes, meta.PathChange{Expect: was.Moves, Path: meta.Path{
-			Key: key, Optimized: a.GetOptimized(), NonOptimized: a.GetNonOptimized(), Policy: name, Reason: a.GetReason(),
-		}})
+		changes = append(changes, meta.PathChange{Expect: was.Moves, Path: p})
 	}
 	done, err := e.meta.SetPaths(ctx, changes)
 	for _, p := range done {
-		if was := s.paths[p.Key]; was.Optimized != p.Optimized {
-			e.log.Info("path placed", "host", p.Key.Host.Name, "subsystem", p.Key.Subsystem, "nsid", p.Key.NSID,
-				"from", was.Optimized, "optimized", p.Optimized, "epoch", p.Epoch, "policy", name, "reason", p.Reason)
-		}
+		e.logPlaced(s.paths[p.Key], p)
 	}
 	return done, err
+}
+
+func (e *Engine) logPlaced(was, p meta.Path) {
+	if was.Optimized != p.Optimized {
+		e.log.Info("path placed", "host", p.Key.Host.Name, "subsystem", p.Key.Subsystem, "nsid", p.Key.NSID,
+			"from", was.Optimized, "optimized", p.Optimized, "epoch", p.Epoch, "policy", p.Policy, "reason", p.Reason)
+	}
 }
 
 // Reconcile has the policy of each tenant decide anew where every connected host finds
@@ -209,7 +227,7 @@ func (e *Engine) reconcile(ctx context.Context, rebalance bool) error {
 	if err != nil {
 		return err
 	}
-	var failed []error
+	failed := []error{e.meta.ForgetLinks(ctx, s.forsaken())}
 	for _, name := range s.policies() {
 		err := e.decide(ctx, s, name, rebalance)
 		if errors.Is(err, meta.ErrConflict) {
@@ -228,7 +246,7 @@ func (e *Engine) decide(ctx context.Context, s *snapshot, name string, rebalance
 		_, lost := e.rescue(ctx, req, s)
 		return errors.Join(err, lost)
 	}
-	done, err := e.commit(ctx, s, by, answer)
+	done, err := e.commit(ctx, s, s.placed(by, answer))
 	for _, p := range done { // the next policy sees where these are now
 		s.paths[p.Key] = p
 	}

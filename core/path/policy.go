@@ -7,7 +7,8 @@ import (
 )
 
 // Builtin is the rule for what no policy has decided yet, or none can: a path stays as
-// long as the host can use it; else it goes where the host connected first.
+// long as the host can use it; else it goes where the host connected first, or, before it has connected
+// anywhere, where the fewest paths are.
 type Builtin struct{}
 
 // BuiltinName is who decided, in the record of a path.
@@ -20,13 +21,27 @@ func (Builtin) Place(_ context.Context, r *policy.Request) (*policy.Response, er
 		return nil, err
 	}
 	out := &policy.Response{}
+	loads := loadsOf(c)
 	for _, p := range c.Pairs {
-		out.Placements = append(out.Placements, placeOne(c, p))
+		out.Placements = append(out.Placements, placeOne(c, p, loads))
 	}
 	return out, nil
 }
 
-func placeOne(c *policy.Cluster, p *policy.Pair) *policy.Placement {
+// loadsOf counts the paths at each access point.
+func loadsOf(c *policy.Cluster) map[string]uint64 {
+	loads := map[string]uint64{}
+	for _, a := range c.AccessPoints {
+		loads[a.GetId()] = a.GetLoad()
+	}
+	for _, p := range c.Pairs {
+		loads[p.Present.GetOptimized()]++
+	}
+	return loads
+}
+
+// placeOne answers one pair, and counts it if it moves.
+func placeOne(c *policy.Cluster, p *policy.Pair, loads map[string]uint64) *policy.Placement {
 	was := p.Present.GetOptimized()
 	if len(p.Candidates) == 0 {
 		return c.Stay(p)
@@ -38,15 +53,26 @@ func placeOne(c *policy.Cluster, p *policy.Pair) *policy.Placement {
 		}
 		return c.Place(p, was, reason)
 	}
-	at, reason := p.Candidates[0].GetId(), "it is the first that is up"
+	at, reason := leastLoaded(p.Candidates, loads), "the fewest paths are there"
 	for _, id := range p.Connected {
 		if p.Candidate(id) {
 			at, reason = id, "the host connected there first"
 			break
 		}
 	}
+	loads[at]++
 	if was != "" {
 		reason += ", and " + c.WhyNot(p, was)
 	}
 	return c.Place(p, at, reason)
+}
+
+func leastLoaded(candidates []*policy.AccessPoint, loads map[string]uint64) string {
+	best := candidates[0].GetId()
+	for _, a := range candidates {
+		if loads[a.GetId()] < loads[best] {
+			best = a.GetId()
+		}
+	}
+	return best
 }

@@ -106,6 +106,9 @@ func (e *Engine) Explain(ctx context.Context, host, subsystem string, nsid meta.
 	}
 	var out Explanation
 	found := false
+	if s.linked(host, subsystem) {
+		nsid = meta.WholeTarget
+	}
 	for key, p := range s.paths {
 		if key.Host.Name == host && key.Subsystem == subsystem && key.NSID == nsid {
 			out.Path, found = p, true
@@ -123,7 +126,7 @@ func (e *Engine) Explain(ctx context.Context, host, subsystem string, nsid meta.
 			if nqn == subsystem && a.Host.Name == host {
 				connected = s.connected(a)
 			}
-			for _, n := range s.namespaces[nqn] {
+			for _, n := range s.decided(nqn) {
 				load[s.paths[meta.NewPathKey(a.Host, nqn, n.NSID)].Optimized]++
 			}
 		}

@@ -96,8 +96,18 @@ func (e *Engine) all(ctx context.Context) (*snapshot, error) {
 	paths, err := e.meta.Paths(ctx)
 	for _, p := range paths {
 		s.paths[p.Key] = p
+		if p.Key.NSID == meta.WholeTarget && e.meta.Promised(p) {
+			s.expect(p.Key.Subsystem, p.Key.Host)
+		}
 	}
 	return s, err
+}
+
+// expect makes a host that is on its way to a target count as one that is there.
+func (s *snapshot) expect(iqn string, h meta.HostID) {
+	if !slices.ContainsFunc(s.hosts[iqn], func(a meta.Associations) bool { return a.Host.Name == h.Name }) {
+		s.hosts[iqn] = append(s.hosts[iqn], meta.Associations{Host: h, Subsystem: iqn})
+	}
 }
 
 // host reads what concerns one host and one subsystem. The host need not be connected.
@@ -158,8 +168,8 @@ func (s *snapshot) request(name string, rebalance bool) *policy.Request {
 	hosts := map[string]*policy.Host{}
 	for nqn, sub := range s.subsystems {
 		mine := s.policyOf[sub.Tenant] == name
-		for _, n := range s.namespaces[nqn] {
-			ns := &policy.Namespace{Key: namespaceKey(nqn, n.NSID), Subsystem: nqn, Tenant: sub.Tenant, Group: s.groups[n.Volume], Weight: 1}
+		for _, n := range s.decided(nqn) {
+			ns := &policy.Namespace{Key: namespaceKey(nqn, n.NSID), Subsystem: nqn, Tenant: sub.Tenant, Group: s.group(n), Weight: 1}
 			seen := false
 			for _, a := range s.hosts[nqn] {
 				if !n.VisibleHost(a.Host.Name) {
@@ -193,6 +203,27 @@ func (s *snapshot) request(name string, rebalance bool) *policy.Request {
 	return req
 }
 
+// decided lists what policies decide on: namespaces, or a target as a whole, whose units follow its link.
+func (s *snapshot) decided(nqn string) []meta.Namespace {
+	if s.subsystems[nqn].Redirects() {
+		return []meta.Namespace{{Subsystem: nqn, NSID: meta.WholeTarget}}
+	}
+	return s.namespaces[nqn]
+}
+
+// group is the namespace group of a namespace; of a target as a whole, that of its units if they have
+// one and the same.
+func (s *snapshot) group(n meta.Namespace) string {
+	if n.NSID != meta.WholeTarget {
+		return s.groups[n.Volume]
+	}
+	units := s.namespaces[n.Subsystem]
+	if len(units) == 0 || slices.ContainsFunc(units, func(u meta.Namespace) bool { return s.groups[u.Volume] != s.groups[units[0].Volume] }) {
+		return ""
+	}
+	return s.groups[units[0].Volume]
+}
+
 // hostOf returns the host of an association as requests name it, with its connections.
 func (s *snapshot) hostOf(hosts map[string]*policy.Host, a meta.Associations) *policy.Host {
 	key := string(a.Host.Protocol) + ":" + a.Host.Name
@@ -203,6 +234,9 @@ func (s *snapshot) hostOf(hosts map[string]*policy.Host, a meta.Associations) *p
 			h.Protocol = policy.ISCSI
 		}
 		hosts[key] = h
+	}
+	if s.subsystems[a.Subsystem].Redirects() {
+		return h // it can be sent to any access point, wherever it is now
 	}
 	if !slices.ContainsFunc(h.Connections, func(c *policy.Connection) bool { return c.Subsystem == a.Subsystem }) {
 		if at := s.connected(a); at != nil {

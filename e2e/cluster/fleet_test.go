@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		for out, pkg := range map[string]string{
 			"mooring": "cmd/mooring", "plugins/transport-tcp": "plugins/transport-tcp", "plugins/policy-inherit": "plugins/policy-inherit",
+			"plugins/frontend-iscsi": "plugins/frontend-iscsi",
 		} {
 			c := exec.Command("go", "build", "-o", filepath.Join(dir, out), "github.com/mooring-io/mooring/"+pkg)
 			c.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -74,6 +75,7 @@ type node struct {
 	file    string
 	address string // the first of its four ports
 	nvme    string
+	iscsi   string
 	witness bool
 
 	cmd   *exec.Cmd
@@ -90,8 +92,8 @@ func newNode(t *testing.T, name, cluster string) *node {
 	t.Cleanup(cancel)
 	n := &node{t: t, ctx: ctx, name: name, dir: t.TempDir()}
 	n.file = filepath.Join(n.dir, "node.hcl")
-	ports := freePorts(t, config.NodePorts+1)
-	n.address, n.nvme = ports[0], ports[config.NodePorts]
+	ports := freePorts(t, config.NodePorts+2)
+	n.address, n.nvme, n.iscsi = ports[0], ports[config.NodePorts], ports[config.NodePorts+1]
 	n.write(cluster)
 	return n
 }
@@ -99,8 +101,9 @@ func newNode(t *testing.T, name, cluster string) *node {
 func (n *node) write(cluster string) {
 	n.t.Helper()
 	src := fmt.Sprintf("data_dir = \"data\"\nplugin_dir = %q\nnode {\n  name = %q\n  address = %q\n}\n%s\nadmin {\n  metrics = \"off\"\n}\n"+
-		"store \"main\" {\n  capacity = \"512MiB\"\n}\nplugin \"transport-tcp\" {\n  listen = [\"nvme-tcp://%s\"]\n}\n",
-		filepath.Join(programs, "plugins"), n.name, n.address, cluster, n.nvme)
+		"store \"main\" {\n  capacity = \"512MiB\"\n}\nplugin \"transport-tcp\" {\n  listen = [\"nvme-tcp://%s\"]\n}\n"+
+		"plugin \"frontend-iscsi\" {\n  listen = [\"iscsi://%s\"]\n}\n",
+		filepath.Join(programs, "plugins"), n.name, n.address, cluster, n.nvme, n.iscsi)
 	if err := os.WriteFile(n.file, []byte(src), 0o600); err != nil {
 		n.t.Fatal(err)
 	}

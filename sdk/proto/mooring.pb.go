@@ -1736,6 +1736,7 @@ type Update struct {
 	//	*Update_End
 	//	*Update_Move
 	Update        isUpdate_Update `protobuf_oneof:"update"`
+	Number        uint64          `protobuf:"varint,6,opt,name=number,proto3" json:"number,omitempty"` // grows from one ReservationEvent of the stream to the next; 0: not one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1820,6 +1821,13 @@ func (x *Update) GetMove() *AssociationMove {
 		}
 	}
 	return nil
+}
+
+func (x *Update) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 type isUpdate_Update interface {
@@ -2985,6 +2993,7 @@ type AuthenticateResponse struct {
 	Proof         uint64                 `protobuf:"varint,3,opt,name=proof,proto3" json:"proof,omitempty"`      // to be given in AssociateRequest, once, soon
 	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`         // with a challenge: who we are
 	Response      []byte                 `protobuf:"bytes,5,opt,name=response,proto3" json:"response,omitempty"` // with a challenge: our answer
+	Address       string                 `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`   // address:port to go to instead, when this node cannot judge; else empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3052,6 +3061,13 @@ func (x *AuthenticateResponse) GetResponse() []byte {
 		return x.Response
 	}
 	return nil
+}
+
+func (x *AuthenticateResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
 }
 
 type DissociateRequest struct {
@@ -3243,9 +3259,12 @@ func (x *ReserveRequest) GetPersistence() PersistenceChange {
 }
 
 type ReserveResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Result        ReserveResult          `protobuf:"varint,1,opt,name=result,proto3,enum=mooring.v1.ReserveResult" json:"result,omitempty"`
-	State         *ReservationState      `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // after the action; for report
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Result ReserveResult          `protobuf:"varint,1,opt,name=result,proto3,enum=mooring.v1.ReserveResult" json:"result,omitempty"`
+	State  *ReservationState      `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // after the action; for report
+	// The number of the last Update that must be passed on before this answer is: what the
+	// action did to this plugin's other hosts must not reach them later.
+	After         uint64 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3292,6 +3311,13 @@ func (x *ReserveResponse) GetState() *ReservationState {
 		return x.State
 	}
 	return nil
+}
+
+func (x *ReserveResponse) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
 }
 
 type ReservationState struct {
@@ -4070,13 +4096,14 @@ const file_mooring_proto_rawDesc = "" +
 	"pool_bytes\x18\x03 \x01(\x04R\tpoolBytes\"5\n" +
 	"\x11OpenRingsResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"\x0e\n" +
-	"\fWatchRequest\"\x96\x02\n" +
+	"\fWatchRequest\"\xae\x02\n" +
 	"\x06Update\x12/\n" +
 	"\aexports\x18\x01 \x01(\v2\x13.mooring.v1.ExportsH\x00R\aexports\x12,\n" +
 	"\x06grants\x18\x02 \x01(\v2\x12.mooring.v1.GrantsH\x00R\x06grants\x12@\n" +
 	"\vreservation\x18\x03 \x01(\v2\x1c.mooring.v1.ReservationEventH\x00R\vreservation\x12.\n" +
 	"\x03end\x18\x04 \x01(\v2\x1a.mooring.v1.AssociationEndH\x00R\x03end\x121\n" +
-	"\x04move\x18\x05 \x01(\v2\x1b.mooring.v1.AssociationMoveH\x00R\x04moveB\b\n" +
+	"\x04move\x18\x05 \x01(\v2\x1b.mooring.v1.AssociationMoveH\x00R\x04move\x12\x16\n" +
+	"\x06number\x18\x06 \x01(\x04R\x06numberB\b\n" +
 	"\x06update\"\xac\x01\n" +
 	"\aExports\x125\n" +
 	"\n" +
@@ -4182,13 +4209,14 @@ const file_mooring_proto_rawDesc = "" +
 	"\tChapProof\x127\n" +
 	"\tchallenge\x18\x01 \x01(\v2\x19.mooring.v1.ChapChallengeR\tchallenge\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\bresponse\x18\x03 \x01(\fR\bresponse\"\x86\x01\n" +
+	"\bresponse\x18\x03 \x01(\fR\bresponse\"\xa0\x01\n" +
 	"\x14AuthenticateResponse\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
 	"\x05proof\x18\x03 \x01(\x04R\x05proof\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x1a\n" +
-	"\bresponse\x18\x05 \x01(\fR\bresponse\"K\n" +
+	"\bresponse\x18\x05 \x01(\fR\bresponse\x12\x18\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\"K\n" +
 	"\x11DissociateRequest\x12 \n" +
 	"\vassociation\x18\x01 \x01(\x04R\vassociation\x12\x14\n" +
 	"\x05clean\x18\x02 \x01(\bR\x05clean\"\x14\n" +
@@ -4203,10 +4231,11 @@ const file_mooring_proto_rawDesc = "" +
 	"\n" +
 	"ignore_key\x18\x06 \x01(\bR\tignoreKey\x12/\n" +
 	"\x04type\x18\a \x01(\x0e2\x1b.mooring.v1.ReservationTypeR\x04type\x12?\n" +
-	"\vpersistence\x18\b \x01(\x0e2\x1d.mooring.v1.PersistenceChangeR\vpersistence\"x\n" +
+	"\vpersistence\x18\b \x01(\x0e2\x1d.mooring.v1.PersistenceChangeR\vpersistence\"\x8e\x01\n" +
 	"\x0fReserveResponse\x121\n" +
 	"\x06result\x18\x01 \x01(\x0e2\x19.mooring.v1.ReserveResultR\x06result\x122\n" +
-	"\x05state\x18\x02 \x01(\v2\x1c.mooring.v1.ReservationStateR\x05state\"\xe5\x01\n" +
+	"\x05state\x18\x02 \x01(\v2\x1c.mooring.v1.ReservationStateR\x05state\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\x04R\x05after\"\xe5\x01\n" +
 	"\x10ReservationState\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +

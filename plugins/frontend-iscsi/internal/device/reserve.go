@@ -14,6 +14,7 @@ func (t *Task) reserve(req *proto.ReserveRequest, then func(*proto.ReserveRespon
 	req.Association, req.Nsid = n.association, uint32(t.unit.lun)+1
 	ok := n.server.call(func(ctx context.Context) {
 		r, err := n.server.core.Reserve(ctx, req)
+		n.server.passedOn(ctx, r.GetAfter())
 		n.thread.Post(func() {
 			switch {
 			case t.dropped:

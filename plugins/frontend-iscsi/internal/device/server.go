@@ -44,6 +44,8 @@ type Server struct {
 	early       map[uint64]*earlyUpdate // by association: what came before the answer of Associate; guarded by mu
 	units       map[string]*sharedUnit  // by volume; guarded by mu
 	empty       chan struct{}           // closed when closed and count is 0
+	passed      uint64                  // number of the last reservation event that was passed on; guarded by mu
+	passing     chan struct{}           // closed and made anew when passed grows; guarded by mu
 }
 
 // earlyUpdate is what the core sent of an association whose Associate has not returned yet.
@@ -67,6 +69,7 @@ func NewServer(o Options) *Server {
 	s := &Server{
 		core: o.Core, log: o.Logger.Named("scsi"), revision: o.Revision, exports: &exports{},
 		nexuses: map[uint64]*Nexus{}, early: map[uint64]*earlyUpdate{}, units: map[string]*sharedUnit{}, empty: make(chan struct{}),
+		passing: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -98,8 +101,8 @@ func (s *Server) watch(ctx context.Context) error {
 	}
 }
 
-func (s *Server) apply(u *proto.Update) {
-	switch u := u.GetUpdate().(type) {
+func (s *Server) apply(up *proto.Update) {
+	switch u := up.GetUpdate().(type) {
 	case *proto.Update_Exports:
 		s.setExports(u.Exports)
 	case *proto.Update_Grants:
@@ -110,6 +113,11 @@ func (s *Server) apply(u *proto.Update) {
 		s.toNexus(u.Reservation.GetAssociation(),
 			func(n *Nexus) { n.reservationEvent(u.Reservation) },
 			func(*earlyUpdate) {}) // a nexus that is not there yet hears of nothing
+		s.mu.Lock()
+		s.passed = up.GetNumber()
+		close(s.passing)
+		s.passing = make(chan struct{})
+		s.mu.Unlock()
 	case *proto.Update_End:
 		s.toNexus(u.End.GetAssociation(),
 			func(n *Nexus) { n.close(fmt.Errorf("%w: %s", ErrEnded, u.End.GetReason())) },
@@ -118,6 +126,23 @@ func (s *Server) apply(u *proto.Update) {
 		s.toNexus(u.Move.GetAssociation(),
 			func(n *Nexus) { n.move(u.Move) },
 			func(e *earlyUpdate) { e.move = u.Move })
+	}
+}
+
+// passedOn waits until the reservation events up to a number are on their way to the nexuses.
+func (s *Server) passedOn(ctx context.Context, number uint64) {
+	for {
+		s.mu.Lock()
+		there, more := s.passed >= number, s.passing
+		s.mu.Unlock()
+		if there {
+			return
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -124,9 +124,9 @@ func (n *Nexus) reset(u *unit, asc scsi.ASC, done func()) {
 	u.shared.modes = modes{writeCache: u.volatile}
 	u.shared.mu.Unlock()
 	n.everywhere(u.shared, func(o *Nexus, l scsi.LUN, done func()) {
-		o.abort(func(t *Task) bool { return t.unit != nil && t.unit.lun == l }, done)
 		o.refresh()
-		o.attend(l, asc)
+		o.attend(l, asc) // before anybody can hear that the reset is done
+		o.abort(func(t *Task) bool { return t.unit != nil && t.unit.lun == l }, done)
 	}, func() { n.releaseUnit(u, done) })
 }
 

@@ -182,6 +182,8 @@ func (c *conn) authenticate(q *login.Question) {
 			case !c.stream.Open():
 			case err != nil:
 				c.step(c.login.Refuse(iscsi.LoginServiceUnavailable, "", err))
+			case r.GetAddress() != "":
+				c.step(c.login.Refuse(iscsi.LoginMovedTemporarily, r.GetAddress(), errors.New(r.GetMessage())))
 			case !r.GetOk():
 				c.step(c.login.Refuse(iscsi.LoginAuthenticationError, "", errors.New(r.GetMessage())))
 			default:

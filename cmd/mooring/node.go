@@ -23,7 +23,7 @@ func nodeList(g *globals) *cobra.Command {
 			if err := g.client().Do(c.Context(), "GET", "/v1/nodes", nil, &ns); err != nil {
 				return err
 			}
-			return g.print(c.OutOrStdout(), ns, "NAME STATE UP ADDRESS METADATA STORES CAPACITY ID", func(row func(...any)) {
+			return g.print(c.OutOrStdout(), ns, "NAME STATE UP ADDRESS METADATA STORES CAPACITY ZONE RACK ID", func(row func(...any)) {
 				for _, n := range ns {
 					up := ""
 					if !n.Since.IsZero() {
@@ -33,7 +33,7 @@ func nodeList(g *globals) *cobra.Command {
 					if n.Self {
 						name += " (this)"
 					}
-					row(name, n.State, up, n.Address, n.Vote, n.Stores, size(n.Capacity), n.ID)
+					row(name, n.State, up, n.Address, n.Vote, n.Stores, size(n.Capacity), n.Zone, n.Rack, n.ID)
 				}
 			})
 		},

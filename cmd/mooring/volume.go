@@ -43,6 +43,7 @@ func volumeCreate(g *globals) *cobra.Command {
 	c.Flags().IntVar(&in.BlockSize, "block-size", 4096, "logical block size, 512 or 4096 `bytes`")
 	c.Flags().StringVar(&in.Durability, "durability", "sync", "sync, or volatile: writes may wait in the disk's cache for a flush")
 	c.Flags().IntVar(&in.Replicas, "replicas", 0, "on how many nodes its data lies; without, on two where there are two")
+	c.Flags().StringVar(&in.Media, "media", "", "`class` of the stores it lies on: nvme, ssd or hdd; without, any")
 	c.Flags().StringVar(&in.Tenant, "tenant", "", "owner; without, the default tenant")
 	c.Flags().StringVar(&in.Group, "group", "", "namespace `group`, which a balancing path policy spreads over access points")
 	return c
@@ -83,6 +84,7 @@ func volumeShow(g *globals) *cobra.Command {
 				row("block size", v.BlockSize)
 				row("durability", v.Durability)
 				row("replicas", v.Replicas)
+				row("media", v.Media)
 				row("group", v.Group)
 				row("created", v.Created.Format("2006-01-02 15:04:05"))
 				row("state", v.State)

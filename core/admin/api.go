@@ -52,6 +52,7 @@ type Volume struct {
 	BlockSize  int       `json:"block_size"`
 	Durability string    `json:"durability"`
 	Replicas   int       `json:"replicas"`
+	Media      string    `json:"media,omitempty"` // of its stores; "": any
 	Group      string    `json:"group,omitempty"` // namespace group
 	Created    time.Time `json:"created"`
 	Managed    string    `json:"managed,omitempty"` // file:line of the block that sets it
@@ -81,6 +82,7 @@ type VolumeCreate struct {
 	Durability string `json:"durability,omitempty"` // sync or volatile; "" is sync
 	Replicas   int    `json:"replicas,omitempty"`   // on different nodes; 0 is 2 where there are two storage nodes
 	Group      string `json:"group,omitempty"`      // namespace group; "" is none
+	Media      string `json:"media,omitempty"`      // of the stores: nvme, ssd, hdd; "" is any
 }
 
 // VolumeSet asks for changes of a volume. What is absent stays as it is.
@@ -280,6 +282,8 @@ type Node struct {
 	Vote     string    `json:"vote,omitempty"` // in the agents' etcd: votes, follows, or none
 	Stores   int       `json:"stores"`
 	Capacity int64     `json:"capacity"`
+	Zone     string    `json:"zone,omitempty"` // failure domain
+	Rack     string    `json:"rack,omitempty"` // failure domain within the zone
 }
 
 // Cluster says how the cluster's etcd fares.

@@ -252,7 +252,7 @@ func (s *Server) present(ctx context.Context, vs []meta.Volume) ([]Volume, error
 		}
 		o := Volume{
 			Name: v.Name, ID: v.ID.String(), Tenant: v.Tenant, Size: v.Bytes, Used: used[v.ID], BlockSize: v.BlockBytes,
-			Durability: string(v.Durability), Replicas: v.Replicas, Group: v.Group, Created: v.Created, Managed: managed(v.Managed), Users: users, State: "online",
+			Durability: string(v.Durability), Replicas: v.Replicas, Media: v.Media, Group: v.Group, Created: v.Created, Managed: managed(v.Managed), Users: users, State: "online",
 		}
 		for i := range stats.Volumes {
 			if st := &stats.Volumes[i]; st.Volume == v.ID {
@@ -304,7 +304,7 @@ func (s *Server) createVolume(r *http.Request) (any, error) {
 	_, err = s.Meta.FindVolume(r.Context(), in.Tenant, in.Name)
 	existed := err == nil
 	v, err := s.Meta.CreateVolume(r.Context(), meta.Volume{
-		Name: in.Name, Tenant: in.Tenant, Bytes: in.Size, BlockBytes: in.BlockSize, Durability: meta.Durability(in.Durability), Replicas: in.Replicas, Group: in.Group,
+		Name: in.Name, Tenant: in.Tenant, Bytes: in.Size, BlockBytes: in.BlockSize, Durability: meta.Durability(in.Durability), Replicas: in.Replicas, Group: in.Group, Media: in.Media,
 	})
 	if err == nil && !existed {
 		s.Agent.Note("volume-created", v.String(), config.FormatSize(v.Bytes))

@@ -156,7 +156,7 @@ func (a *agent) Nodes(ctx context.Context) ([]admin.Node, error) {
 	}
 	out := []admin.Node{}
 	for _, n := range nodes {
-		o := admin.Node{Name: n.Name, ID: n.ID.String(), Address: n.Address, Witness: n.Witness, State: "down", Vote: votes[n.ID.String()], Self: n.ID == a.node.ID}
+		o := admin.Node{Name: n.Name, ID: n.ID.String(), Address: n.Address, Zone: n.Zone, Rack: n.Rack, Witness: n.Witness, State: "down", Vote: votes[n.ID.String()], Self: n.ID == a.node.ID}
 		for _, s := range sessions {
 			if s.Node == n.ID {
 				o.State, o.Since = "up", s.Started

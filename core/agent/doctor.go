@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,6 +83,7 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 		}
 	}
 	out = append(out, a.doctorSpace()...)
+	out = append(out, a.doctorVolumes(ctx)...)
 	for _, p := range a.plugins.List() {
 		switch {
 		case p.State == supervisor.StateRefused || p.State == supervisor.StateWaiting:
@@ -120,6 +124,80 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 		add("ok", fmt.Sprintf("at most %d files may be open; each connection takes one", lim.Cur), "raise it with ulimit -n, or LimitNOFILE in the unit")
 	}
 	return out
+}
+
+// doctorVolumes looks for what the volumes are promised and do not have: space, and replicas that are far enough from each other.
+func (a *agent) doctorVolumes(ctx context.Context) (out []admin.Finding) {
+	vols, err := a.meta.Volumes(ctx)
+	if err != nil {
+		return nil // what is wrong with the metadata is said elsewhere
+	}
+	stores, err := a.meta.Stores(ctx)
+	if err != nil {
+		return nil
+	}
+	var promised, capacity int64
+	for _, s := range stores {
+		if s.State != meta.StoreFailed {
+			capacity += s.Capacity
+		}
+	}
+	type kind struct {
+		replicas int
+		media    string
+	}
+	alike := map[kind][]string{}
+	for _, v := range vols {
+		if v.State != meta.VolumeActive {
+			continue
+		}
+		promised += v.Bytes * int64(v.Replicas)
+		k := kind{v.Replicas, v.Media}
+		alike[k] = append(alike[k], v.String())
+	}
+	if promised > capacity && capacity > 0 {
+		out = append(out, admin.Finding{
+			Level: "warn", What: fmt.Sprintf("volumes of %s together, all replicas counted, are promised to hosts, and the stores can hold %s: thin volumes may fill the stores before they are full", config.FormatSize(promised), config.FormatSize(capacity)),
+			Fix: "watch FREE in mooring store list; add stores in time, or set quotas: mooring tenant set",
+		})
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(alike), func(x, y kind) int {
+		return cmp.Or(cmp.Compare(x.replicas, y.replicas), cmp.Compare(x.media, y.media))
+	}) {
+		s, err := a.meta.Spread(ctx, k.replicas, k.media)
+		if err != nil {
+			return out
+		}
+		if why := near(k.replicas, s); why != "" {
+			out = append(out, admin.Finding{
+				Level: "warn", What: fmt.Sprintf("%s: %d replicas are asked for, and %s", some(alike[k]), k.replicas, why),
+				Fix: "more nodes, or active stores of their media class on others; or mooring volume set NAME -replicas",
+			})
+		}
+	}
+	return out
+}
+
+// near says why n replicas are not as far from each other as they should be, if they are not.
+func near(n int, s meta.Spread) string {
+	switch {
+	case s.Nodes < n:
+		return fmt.Sprintf("%d nodes have active stores for them", s.Nodes)
+	case n > 1 && s.HasZones && s.Zones == 1:
+		return "all are in one zone"
+	case n > 1 && s.HasRacks && s.Racks == 1:
+		return "all are in one rack"
+	}
+	return ""
+}
+
+// some names the first of many.
+func some(names []string) string {
+	const few = 3
+	if len(names) <= few {
+		return "volume " + strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("volume %s and %d others", strings.Join(names[:few], ", "), len(names)-few)
 }
 
 // lowSpace is how many bytes of free space in a file system are few for the metadata in it.

@@ -51,7 +51,7 @@ func (a *agent) openMeta(ctx context.Context, undo *stack) error {
 			return fmt.Errorf("this node was removed from cluster %s; to join again, it begins with an empty data directory", a.id.Cluster)
 		}
 	}
-	if a.node, err = a.meta.JoinNode(ctx, meta.Node{ID: a.id.Node, Name: a.cfg.Node.Name, Address: a.cfg.Node.Address}); err != nil {
+	if a.node, err = a.meta.JoinNode(ctx, meta.Node{ID: a.id.Node, Name: a.cfg.Node.Name, Address: a.cfg.Node.Address, Zone: a.cfg.Node.Zone, Rack: a.cfg.Node.Rack}); err != nil {
 		return err
 	}
 	if a.journal, err = a.meta.OpenJournal(ctx, a.node.ID); err != nil {

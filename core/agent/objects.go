@@ -82,7 +82,7 @@ func desired(c *config.Config) meta.Desired {
 	}
 	for _, v := range c.Volumes {
 		d.Volumes = append(d.Volumes, meta.DesiredVolume{
-			Name: v.Name, Tenant: v.Tenant, Bytes: v.Size, BlockBytes: v.BlockSize, Durability: meta.Durability(v.Durability), Group: v.Group, Replicas: v.Replicas, Managed: managed(v.Pos),
+			Name: v.Name, Tenant: v.Tenant, Bytes: v.Size, BlockBytes: v.BlockSize, Durability: meta.Durability(v.Durability), Group: v.Group, Replicas: v.Replicas, Media: v.Media, Managed: managed(v.Pos),
 		})
 	}
 	for _, s := range c.Subsystems {

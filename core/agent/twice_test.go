@@ -3,10 +3,13 @@ package agent
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/mooring-io/mooring/core/admin"
 	"github.com/mooring-io/mooring/core/config"
+	"github.com/mooring-io/mooring/core/meta"
 )
 
 // Making what exists already changes nothing and is no error, and the agent says which it was. What
@@ -57,6 +60,45 @@ func TestTwice(t *testing.T) {
 		return nil
 	}); err != nil || created != 6 {
 		t.Errorf("%d events, %v; want 6: two volumes, a subsystem, a host three times", created, err)
+	}
+}
+
+// doctor says when volumes are promised more than there is: space, or nodes for replicas.
+func TestDoctorVolumes(t *testing.T) {
+	n := startNode(t, t.TempDir(), "")
+	says := func(text string) bool {
+		var fs []admin.Finding
+		n.do("GET", "/v1/doctor", nil, &fs)
+		return slices.ContainsFunc(fs, func(f admin.Finding) bool { return f.Level == "warn" && strings.Contains(f.What, text) })
+	}
+	n.do("POST", "/v1/volumes", admin.VolumeCreate{Name: "fits", Size: 1 << 20}, nil)
+	if says("promised") || says("replicas are asked for") {
+		t.Error("a volume that fits is complained of")
+	}
+	n.do("POST", "/v1/volumes", admin.VolumeCreate{Name: "large", Size: 1 << 40}, nil)
+	n.do("POST", "/v1/volumes", admin.VolumeCreate{Name: "fast", Size: 1 << 20, Media: "nvme"}, nil)
+	if !says("promised") || !says("default/fast: 1 replicas are asked for, and 0 nodes") {
+		t.Error("1 TiB in a store of 512 MiB, or a media class that is not there, is not worth a word")
+	}
+}
+
+func TestNear(t *testing.T) {
+	for _, c := range []struct {
+		n    int
+		s    meta.Spread
+		want string
+	}{
+		{1, meta.Spread{Nodes: 1, Racks: 1, Zones: 1}, ""},
+		{2, meta.Spread{Nodes: 1, Racks: 1, Zones: 1}, "1 nodes"},
+		{2, meta.Spread{Nodes: 2, Racks: 1, Zones: 1}, ""}, // nobody named any
+		{2, meta.Spread{Nodes: 2, Racks: 1, Zones: 1, HasRacks: true}, "one rack"},
+		{2, meta.Spread{Nodes: 2, Racks: 2, Zones: 1, HasRacks: true}, ""},
+		{2, meta.Spread{Nodes: 2, Racks: 2, Zones: 1, HasZones: true}, "one zone"},
+		{3, meta.Spread{Nodes: 3, Racks: 3, Zones: 2, HasZones: true, HasRacks: true}, ""},
+	} {
+		if got := near(c.n, c.s); got == "" != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%d replicas over %+v: %q, want %q", c.n, c.s, got, c.want)
+		}
 	}
 }
 

@@ -64,6 +64,9 @@ type Node struct {
 	// Address is the node's data address, host:port, "" outside a cluster. The next three
 	// ports are its agent's, its etcd member's for other members, and that for clients.
 	Address string
+	// Zone and Rack are the failure domains that it is in; "": not said.
+	Zone string
+	Rack string
 }
 
 // NodePorts is how many consecutive ports a node of a cluster has, from that of its address.
@@ -147,6 +150,7 @@ type Volume struct {
 	Durability string // "sync" or "volatile"
 	Group      string // namespace group; "": none
 	Replicas   int    // 0: not said
+	Media      string // of the stores; "": any
 }
 
 // Host gives an NQN and an IQN, or one of them, a name.
@@ -234,6 +238,8 @@ type file struct {
 type nodeBlock struct {
 	Name    string    `hcl:"name,optional"`
 	Address string    `hcl:"address,optional"`
+	Zone    string    `hcl:"zone,optional"`
+	Rack    string    `hcl:"rack,optional"`
 	Range   hcl.Range `hcl:",def_range"`
 	Body    hcl.Body  `hcl:",body"`
 }
@@ -316,6 +322,7 @@ type volumeBlock struct {
 	Durability string    `hcl:"durability,optional"`
 	Group      string    `hcl:"group,optional"`
 	Replicas   *int      `hcl:"replicas"`
+	Media      string    `hcl:"media,optional"`
 	Range      hcl.Range `hcl:",def_range"`
 	Body       hcl.Body  `hcl:",body"`
 }
@@ -615,6 +622,14 @@ func (r *reader) general(in *file, c *Config) {
 	if in.Node != nil && in.Node.Name != "" {
 		c.Node.Name = in.Node.Name
 	}
+	if n := in.Node; n != nil {
+		c.Node.Zone, c.Node.Rack = n.Zone, n.Rack
+		for _, l := range []struct{ name, value string }{{"zone", n.Zone}, {"rack", n.Rack}} {
+			if l.value != "" && !ValidName(l.value) {
+				r.wrong(at(n.Range, n.Body, l.name), "Invalid name", "The name of a %s has 1 to 63 letters, digits, '.', '_' or '-'; it is %q.", l.name, l.value)
+			}
+		}
+	}
 	r.cluster(in, c)
 	c.Log = Log{Level: "info"}
 	if l := in.Log; l != nil {
@@ -789,6 +804,9 @@ func (r *reader) volumes(in *file, c *Config) {
 		}
 		if out.Group = v.Group; v.Group != "" && !ValidName(v.Group) {
 			r.wrong(at(v.Range, v.Body, "group"), "Invalid name", "The name of a namespace group has 1 to 63 letters, digits, '.', '_' or '-'; it is %q.", v.Group)
+		}
+		if out.Media = v.Media; !oneOf(v.Media, "", "nvme", "ssd", "hdd") {
+			r.wrong(at(v.Range, v.Body, "media"), "Invalid media class", "media must be nvme, ssd or hdd; it is %q.", v.Media)
 		}
 		if v.Replicas != nil {
 			if out.Replicas = *v.Replicas; out.Replicas < 1 || out.Replicas > MaxReplicas {

@@ -274,17 +274,13 @@ func (m *Meta) ExtentStore(ctx context.Context, id uuid.UUID) (Store, error) {
 func (m *Meta) Stores(ctx context.Context) ([]Store, error) { return list[Store](ctx, m, "store/") }
 
 // place chooses where a new extent goes: its replicas on different nodes that are
-// alive, one on the owner's if possible, elsewhere by weighted rendezvous hashing, so
-// that it depends on nothing but the stores and the extent. Where there are too few
+// alive and as far apart as they can be (spread), one on the owner's if possible, elsewhere by weighted rendezvous hashing, so
+// that it depends on nothing but the nodes, their stores and the extent. Where there are too few
 // nodes it is fewer replicas; the rest is made up for when there are more.
 func (env *leaseEnv) place(index uint32, avoid []uuid.UUID) ([]Member, error) {
 	var set []Member
-	used := map[uuid.UUID]bool{}
-	for _, s := range env.ranked(index, avoid) {
-		if len(set) < env.volume.Replicas && !used[s.Node] {
-			used[s.Node] = true
-			set = append(set, Member{Store: s.ID, Incarnation: s.Incarnation})
-		}
+	for _, s := range spread(env.ranked(index, avoid), env.nodes, env.volume.Replicas) {
+		set = append(set, Member{Store: s.ID, Incarnation: s.Incarnation})
 	}
 	if len(set) == 0 {
 		return nil, fmt.Errorf("extent %d of volume %s: no active store is there for it: %w", index, env.volume, ErrNoStore)
@@ -296,7 +292,7 @@ func (env *leaseEnv) place(index uint32, avoid []uuid.UUID) ([]Member, error) {
 func (env *leaseEnv) ranked(index uint32, avoid []uuid.UUID) []Store {
 	candidates := make([]Store, 0, len(env.stores))
 	for _, s := range env.stores {
-		if s.State == StoreActive && env.alive[s.Node] && !slices.Contains(avoid, s.ID) {
+		if env.takes(s) && !slices.Contains(avoid, s.ID) {
 			candidates = append(candidates, s)
 		}
 	}
@@ -327,7 +323,7 @@ func (env *leaseEnv) ranked(index uint32, avoid []uuid.UUID) []Store {
 }
 
 // Refill chooses a store for one more replica of an extent of a volume that the session owns: one of prefer if it takes any, else as new
-// extents are placed, on a node without a member of the set; never one to avoid. ErrNoStore: there is none now.
+// extents are placed, on a node without a member of the set and as far from those as can be; never one to avoid. ErrNoStore: there is none now.
 func (m *Meta) Refill(ctx context.Context, s *Session, volume uuid.UUID, index uint32, set []Member, prefer, avoid []uuid.UUID) (uuid.UUID, error) {
 	env, err := m.leaseEnv(ctx, s, volume, new(txn))
 	if err != nil {
@@ -337,20 +333,21 @@ func (m *Meta) Refill(ctx context.Context, s *Session, volume uuid.UUID, index u
 }
 
 func (env *leaseEnv) refill(index uint32, set []Member, prefer, avoid []uuid.UUID) (uuid.UUID, error) {
-	used := map[uuid.UUID]bool{}
+	d := newDomains(env.nodes)
 	for _, r := range set {
-		used[env.stores[r.Store].Node] = true
+		d.add(env.stores[r.Store].Node)
 	}
-	free := slices.DeleteFunc(env.ranked(index, avoid), func(s Store) bool { return used[s.Node] })
-	for _, s := range free {
-		if slices.Contains(prefer, s.ID) {
+	ranked := env.ranked(index, avoid)
+	for _, s := range ranked {
+		if slices.Contains(prefer, s.ID) && !d.used[s.Node] {
 			return s.ID, nil
 		}
 	}
-	if len(free) == 0 {
+	to := d.next(ranked)
+	if to == nil {
 		return uuid.Nil, fmt.Errorf("extent %d of volume %s: %w", index, env.volume, ErrNoStore)
 	}
-	return free[0].ID, nil
+	return to.ID, nil
 }
 
 // mix spreads a weak hash over all its bits (the finaliser of SplitMix64).

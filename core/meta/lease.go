@@ -241,6 +241,7 @@ type leaseEnv struct {
 	owner  Ownership
 	node   uuid.UUID // of the owner
 	stores map[uuid.UUID]Store
+	nodes  map[uuid.UUID]Node
 	alive  map[uuid.UUID]bool // nodes with a live session
 }
 
@@ -312,6 +313,9 @@ func (m *Meta) leaseEnv(ctx context.Context, s *Session, volume uuid.UUID, x *tx
 	}
 	for _, st := range stores {
 		env.stores[st.ID] = st
+	}
+	if env.nodes, err = m.nodesByID(ctx); err != nil {
+		return nil, err
 	}
 	sessions, err := m.Sessions(ctx)
 	for _, i := range sessions {

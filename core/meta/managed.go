@@ -26,6 +26,7 @@ type DesiredVolume struct {
 	Durability Durability
 	Group      string
 	Replicas   int // 0: the default for a new one, else as it is
+	Media      string
 	Managed    Managed
 }
 
@@ -172,7 +173,7 @@ func (a *applier) volume(d DesiredVolume) {
 	if a.err != nil {
 		return
 	}
-	want := Volume{Name: d.Name, Tenant: d.Tenant, Bytes: d.Bytes, BlockBytes: d.BlockBytes, Durability: d.Durability, Group: d.Group, Replicas: d.Replicas, Managed: &d.Managed}
+	want := Volume{Name: d.Name, Tenant: d.Tenant, Bytes: d.Bytes, BlockBytes: d.BlockBytes, Durability: d.Durability, Group: d.Group, Replicas: d.Replicas, Media: d.Media, Managed: &d.Managed}
 	err := want.check()
 	what := "volume " + want.String()
 	a.keep[what] = true
@@ -192,7 +193,7 @@ func (a *applier) volume(d DesiredVolume) {
 	}
 	var refused error
 	next, err := a.m.changeVolume(a.ctx, old.ID, false, func(x *txn, v *Volume) error {
-		v.Managed, v.Group = want.Managed, want.Group
+		v.Managed, v.Group, v.Media = want.Managed, want.Group, want.Media
 		v.setDurability(want.Durability)
 		if want.Replicas != 0 {
 			v.Replicas = want.Replicas
@@ -211,7 +212,7 @@ func (a *applier) volume(d DesiredVolume) {
 	if err == nil {
 		err = refused
 	}
-	changed := next.Bytes != old.Bytes || next.Durability != old.Durability || next.Group != old.Group || next.Replicas != old.Replicas || old.Managed == nil
+	changed := next.Bytes != old.Bytes || next.Durability != old.Durability || next.Group != old.Group || next.Replicas != old.Replicas || next.Media != old.Media || old.Managed == nil
 	a.outcome(what, d.Managed, false, changed, err)
 }
 

@@ -25,6 +25,9 @@ type Node struct {
 	Created time.Time `json:"created"`
 	// Address is where other nodes reach its data, host:port; "" outside a cluster.
 	Address string `json:"address,omitempty"`
+	// Zone and Rack are the failure domains that it is in, the rack within the zone; "": it is not said.
+	Zone string `json:"zone,omitempty"`
+	Rack string `json:"rack,omitempty"`
 	// Witness says that it only votes: it has no stores, serves no host and has no slot.
 	Witness bool `json:"witness,omitempty"`
 }
@@ -42,8 +45,13 @@ func (n Node) Controllers() (first, last uint16) {
 // witness; its name is unique. Slot and Created are not the caller's to say.
 func (m *Meta) JoinNode(ctx context.Context, want Node) (Node, error) {
 	id, name := want.ID, want.Name
-	if err := checkName("node", name); err != nil {
-		return Node{}, err
+	for _, n := range []struct{ field, value string }{{"node", name}, {"zone", want.Zone}, {"rack", want.Rack}} {
+		if n.value == "" && n.field != "node" {
+			continue
+		}
+		if err := checkName(n.field, n.value); err != nil {
+			return Node{}, err
+		}
 	}
 	var out Node
 	err := m.retry(ctx, func(x *txn) error {
@@ -59,10 +67,11 @@ func (m *Meta) JoinNode(ctx context.Context, want Node) (Node, error) {
 		case err == nil && old.Witness != want.Witness:
 			return fmt.Errorf("node %s is a witness for life or not at all; remove it and have it join again: %w", name, ErrConflict)
 		case err == nil && old.Name == name:
-			if out = old; old.Address == want.Address {
+			out = old
+			out.Address, out.Zone, out.Rack = want.Address, want.Zone, want.Rack
+			if out == old {
 				return nil
 			}
-			out.Address = want.Address
 			x.update(keyNode(id), rev, out)
 			return nil
 		case err == nil:
@@ -72,7 +81,7 @@ func (m *Meta) JoinNode(ctx context.Context, want Node) (Node, error) {
 			}
 			x.remove(keyNodeName(old.Name), former.Revision)
 			out = old
-			out.Name, out.Address = name, want.Address
+			out.Name, out.Address, out.Zone, out.Rack = name, want.Address, want.Zone, want.Rack
 		case isNotFound(err) && want.Witness:
 			out = want
 			out.Slot, out.Created = noSlot, m.now().UTC()

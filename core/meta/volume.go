@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,17 +41,19 @@ const (
 
 // Volume is a block device.
 type Volume struct {
-	ID         uuid.UUID   `json:"id"`
-	Name       string      `json:"name"`
-	Tenant     string      `json:"tenant"`
-	Bytes      int64       `json:"bytes"`       // a multiple of VolumeGrain
-	BlockBytes int         `json:"block_bytes"` // logical block, 512 or 4096; fixed
-	Durability Durability  `json:"durability"`
-	Group      string      `json:"group,omitempty"` // namespace group within the tenant; "": none
-	Replicas   int         `json:"replicas"`
-	State      VolumeState `json:"state"`
-	Created    time.Time   `json:"created"`
-	Managed    *Managed    `json:"managed,omitempty"`
+	ID         uuid.UUID  `json:"id"`
+	Name       string     `json:"name"`
+	Tenant     string     `json:"tenant"`
+	Bytes      int64      `json:"bytes"`       // a multiple of VolumeGrain
+	BlockBytes int        `json:"block_bytes"` // logical block, 512 or 4096; fixed
+	Durability Durability `json:"durability"`
+	Group      string     `json:"group,omitempty"` // namespace group within the tenant; "": none
+	Replicas   int        `json:"replicas"`
+	// Media is the class of the stores that new extents go to; "": any.
+	Media   string      `json:"media,omitempty"`
+	State   VolumeState `json:"state"`
+	Created time.Time   `json:"created"`
+	Managed *Managed    `json:"managed,omitempty"`
 	// Trim is the size to which a shrink still has to cut what the stores hold, or
 	// -1; the volume cannot grow before FinishShrink.
 	Trim int64 `json:"trim"`
@@ -111,6 +114,9 @@ func (v *Volume) check() error {
 	if v.BlockBytes != 512 && v.BlockBytes != 4096 {
 		return invalid("block size", "512 or 4096 bytes; it is %d", v.BlockBytes)
 	}
+	if v.Media != "" && !slices.Contains(MediaClasses, v.Media) {
+		return invalid("media", "%s; it is %q", strings.Join(MediaClasses, ", "), v.Media)
+	}
 	if v.Replicas < 0 || v.Replicas > MaxReplicas {
 		return invalid("replicas", "1 to %d; it is %d", MaxReplicas, v.Replicas)
 	}
@@ -130,6 +136,8 @@ func (v Volume) differs(asked Volume) string {
 		return "durability"
 	case asked.Group != v.Group:
 		return "namespace group"
+	case asked.Media != v.Media:
+		return "media class"
 	case asked.Replicas != 0 && asked.Replicas != v.Replicas:
 		return "number of replicas"
 	}

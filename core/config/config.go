@@ -282,6 +282,7 @@ type limitsBlock struct {
 
 type storeBlock struct {
 	Name     string    `hcl:"name,label"`
+	Label    hcl.Range `hcl:"name,label_range"`
 	Path     string    `hcl:"path,optional"`
 	Capacity string    `hcl:"capacity,optional"`
 	Media    string    `hcl:"media,optional"`
@@ -291,6 +292,7 @@ type storeBlock struct {
 
 type pluginBlock struct {
 	Name        string       `hcl:"name,label"`
+	Label       hcl.Range    `hcl:"name,label_range"`
 	Listen      []string     `hcl:"listen,optional"`
 	Threads     int          `hcl:"threads,optional"`
 	Pool        string       `hcl:"pool,optional"`
@@ -307,6 +309,7 @@ type configBlock struct {
 
 type tenantBlock struct {
 	Name       string    `hcl:"name,label"`
+	Label      hcl.Range `hcl:"name,label_range"`
 	Policy     string    `hcl:"policy,optional"`
 	Quota      string    `hcl:"quota,optional"`
 	MaxVolumes int       `hcl:"max_volumes,optional"`
@@ -316,6 +319,7 @@ type tenantBlock struct {
 
 type volumeBlock struct {
 	Name       string    `hcl:"name,label"`
+	Label      hcl.Range `hcl:"name,label_range"`
 	Tenant     string    `hcl:"tenant,optional"`
 	Size       string    `hcl:"size"`
 	BlockSize  int       `hcl:"block_size,optional"`
@@ -329,6 +333,7 @@ type volumeBlock struct {
 
 type hostBlock struct {
 	Name  string    `hcl:"name,label"`
+	Label hcl.Range `hcl:"name,label_range"`
 	NQN   string    `hcl:"nqn,optional"`
 	IQN   string    `hcl:"iqn,optional"`
 	Range hcl.Range `hcl:",def_range"`
@@ -337,6 +342,7 @@ type hostBlock struct {
 
 type subsystemBlock struct {
 	NQN          string           `hcl:"nqn,label"`
+	Label        hcl.Range        `hcl:"nqn,label_range"`
 	Tenant       string           `hcl:"tenant,optional"`
 	Serial       string           `hcl:"serial,optional"`
 	AllowAnyHost bool             `hcl:"allow_any_host,optional"`
@@ -348,6 +354,7 @@ type subsystemBlock struct {
 
 type namespaceBlock struct {
 	ID        string    `hcl:"id,label"`
+	Label     hcl.Range `hcl:"id,label_range"`
 	Volume    string    `hcl:"volume"`
 	VisibleTo []string  `hcl:"visible_to,optional"`
 	Range     hcl.Range `hcl:",def_range"`
@@ -356,6 +363,7 @@ type namespaceBlock struct {
 
 type targetBlock struct {
 	IQN          string     `hcl:"iqn,label"`
+	Label        hcl.Range  `hcl:"iqn,label_range"`
 	Tenant       string     `hcl:"tenant,optional"`
 	Mode         string     `hcl:"mode,optional"`
 	AllowAnyHost bool       `hcl:"allow_any_host,optional"`
@@ -379,6 +387,7 @@ type chapBlock struct {
 
 type lunBlock struct {
 	LUN       string    `hcl:"lun,label"`
+	Label     hcl.Range `hcl:"lun,label_range"`
 	Volume    string    `hcl:"volume"`
 	VisibleTo []string  `hcl:"visible_to,optional"`
 	Range     hcl.Range `hcl:",def_range"`
@@ -691,7 +700,7 @@ func (r *reader) cluster(in *file, c *Config) {
 		r.wrong(b.Range, "Node address missing", "A node of a cluster says where the others reach it: node { address = \"192.0.2.1:7400\" }.")
 	}
 	if b.Embed == (len(b.Endpoints) > 0) {
-		r.wrong(b.Range, "Where is etcd?", "Either embed = true, so that the agents run etcd themselves, or endpoints = [\"https://192.0.2.7:2379\", ...] of an etcd that exists.")
+		r.wrong(at(b.Range, b.Body, "endpoints"), "Where is etcd?", "Either embed = true, so that the agents run etcd themselves, or endpoints = [\"https://192.0.2.7:2379\", ...] of an etcd that exists.")
 	}
 	for i, e := range b.Endpoints {
 		if u, err := url.Parse(e); err != nil || !oneOf(u.Scheme, "http", "https") || u.Hostname() == "" || u.Port() == "" {
@@ -703,15 +712,21 @@ func (r *reader) cluster(in *file, c *Config) {
 			r.wrong(where, "Not for an embedded etcd", "%s goes with endpoints; the nodes of a cluster that embeds etcd know each other by certificates of their own.", name)
 		}
 	}
-	if (b.CertFile == "") != (b.KeyFile == "") || (b.Username == "") != (b.PasswordFile == "") {
-		r.wrong(b.Range, "Half of a pair", "cert_file goes with key_file, and username with password_file.")
+	for _, p := range [][4]string{{"cert_file", b.CertFile, "key_file", b.KeyFile}, {"username", b.Username, "password_file", b.PasswordFile}} {
+		if (p[1] == "") != (p[3] == "") {
+			there := p[0]
+			if p[1] == "" {
+				there = p[2]
+			}
+			r.wrong(at(b.Range, b.Body, there), "Half of a pair", "%s goes with %s.", p[0], p[2])
+		}
 	}
 }
 
 func (r *reader) stores(in *file, c *Config) {
 	names := names{r: r, kind: "store"}
 	for _, s := range in.Stores {
-		names.add(s.Name, s.Range)
+		names.add(s.Name, s.Label)
 		st := Store{
 			Pos: pos(s.Range), Name: s.Name, Path: r.path(orDefault(s.Path, filepath.Join(c.DataDir, "stores", s.Name))),
 			Capacity: r.size(at(s.Range, s.Body, "capacity"), "capacity", s.Capacity, 0), Media: orDefault(s.Media, "ssd"),
@@ -732,7 +747,7 @@ func (r *reader) stores(in *file, c *Config) {
 func (r *reader) plugins(in *file, c *Config) {
 	names := names{r: r, kind: "plugin"}
 	for _, p := range in.Plugins {
-		names.add(p.Name, p.Range)
+		names.add(p.Name, p.Label)
 		out := Plugin{
 			Pos: pos(p.Range), Name: p.Name, Listen: p.Listen, Threads: orDefault(p.Threads, 1),
 			PoolBytes: r.size(at(p.Range, p.Body, "pool"), "pool", p.Pool, 64<<20), RingEntries: orDefault(p.RingEntries, 4096), User: p.User, Range: p.Range,
@@ -780,7 +795,7 @@ const (
 func (r *reader) volumes(in *file, c *Config) {
 	tenants := names{r: r, kind: "tenant"}
 	for _, t := range in.Tenants {
-		tenants.add(t.Name, t.Range)
+		tenants.add(t.Name, t.Label)
 		if t.MaxVolumes < 0 {
 			r.wrong(at(t.Range, t.Body, "max_volumes"), "Invalid quota", "max_volumes must be a number from 1, or 0 for no limit; it is %d.", t.MaxVolumes)
 		}
@@ -790,7 +805,7 @@ func (r *reader) volumes(in *file, c *Config) {
 	}
 	names := names{r: r, kind: "volume"}
 	for _, v := range in.Volumes {
-		names.add(v.Name, v.Range)
+		names.add(v.Name, v.Label)
 		wrong := len(r.diags)
 		out := Volume{
 			Pos: pos(v.Range), Name: v.Name, Tenant: orDefault(v.Tenant, "default"), Size: r.size(at(v.Range, v.Body, "size"), "size", v.Size, 0),
@@ -828,9 +843,9 @@ func (r *reader) subsystems(in *file, c *Config) {
 	resolve := nqns.resolve
 	names := names{r: r, kind: "subsystem"}
 	for _, s := range in.Subsystems {
-		names.add(s.NQN, s.Range)
+		names.add(s.NQN, s.Label)
 		if !ValidNQN(s.NQN) {
-			r.wrong(s.Range, "Invalid NQN", "%s", nqnHelp(s.NQN))
+			r.wrong(s.Label, "Invalid NQN", "%s", nqnHelp(s.NQN))
 		}
 		if len(s.Serial) > 20 {
 			r.wrong(at(s.Range, s.Body, "serial"), "Serial too long", "serial has at most 20 ASCII characters; it has %d.", len(s.Serial))
@@ -843,10 +858,10 @@ func (r *reader) subsystems(in *file, c *Config) {
 		for _, n := range s.Namespaces {
 			var id uint32
 			if _, err := fmt.Sscanf(n.ID, "%d", &id); err != nil || id < 1 || id > 1024 || fmt.Sprint(id) != n.ID {
-				r.wrong(n.Range, "Invalid namespace ID", "A namespace is named by its NSID, from 1 to 1024; it is %q.", n.ID)
+				r.wrong(n.Label, "Invalid namespace ID", "A namespace is named by its NSID, from 1 to 1024; it is %q.", n.ID)
 			}
 			if seen[id] {
-				r.wrong(n.Range, "Namespace ID used twice", "NSID %d is used twice in %s.", id, s.NQN)
+				r.wrong(n.Label, "Namespace ID used twice", "NSID %d is used twice in %s.", id, s.NQN)
 			}
 			seen[id] = true
 			out.Namespaces = append(out.Namespaces, Namespace{

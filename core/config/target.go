@@ -67,9 +67,9 @@ func (r *reader) targets(in *file, c *Config) {
 	}
 	names := names{r: r, kind: "target"}
 	for _, t := range in.Targets {
-		names.add(t.IQN, t.Range)
+		names.add(t.IQN, t.Label)
 		if !ValidIQN(t.IQN) {
-			r.wrong(t.Range, "Invalid IQN", "%s", iqnHelp(t.IQN))
+			r.wrong(t.Label, "Invalid IQN", "%s", iqnHelp(t.IQN))
 		}
 		out := Target{
 			Pos: pos(t.Range), IQN: t.IQN, Tenant: orDefault(t.Tenant, "default"), Mode: orDefault(t.Mode, "redirect"),
@@ -85,10 +85,10 @@ func (r *reader) targets(in *file, c *Config) {
 		for _, n := range t.LUNs {
 			var lun uint16
 			if _, err := fmt.Sscanf(n.LUN, "%d", &lun); err != nil || lun > maxLUN || fmt.Sprint(lun) != n.LUN {
-				r.wrong(n.Range, "Invalid LUN", "A lun block is named by its number, from 0 to %d; it is %q.", maxLUN, n.LUN)
+				r.wrong(n.Label, "Invalid LUN", "A lun block is named by its number, from 0 to %d; it is %q.", maxLUN, n.LUN)
 			}
 			if seen[lun] {
-				r.wrong(n.Range, "LUN used twice", "LUN %d is used twice in %s.", lun, t.IQN)
+				r.wrong(n.Label, "LUN used twice", "LUN %d is used twice in %s.", lun, t.IQN)
 			}
 			seen[lun] = true
 			out.LUNs = append(out.LUNs, LUN{

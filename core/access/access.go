@@ -282,7 +282,7 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 		return v, err
 	}
 	v = &Volume{
-		access: a, id: g.ID, name: g.Name, size: g.Size, replicas: max(g.Replicas, 1), stirred: true, moves: map[*move]context.CancelFunc{}, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
+		access: a, id: g.ID, name: g.Name, size: g.Size, replicas: max(g.Replicas, 1), asked: g.Replicas, stirred: true, moves: map[*move]context.CancelFunc{}, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
 		extents: make([]extentSlot, a.extentsOf(g.Size)), hosts: map[Host]*hostState{}, regionBlocks: extent.RegionBlocks(uint32(a.extentBytes / blockBytes)),
 	}
 	var behind []uint32

@@ -302,11 +302,31 @@ func (h *healer) examine(v *Volume, e *extentSlot, sum *Health) (needs bool) {
 	}
 	back, awaited := h.absent(e)
 	if len(e.set) >= v.replicas {
-		return needs || len(back) > 0
+		return needs || len(back) > 0 || v.surplus(e) != uuid.Nil
 	}
 	sum.Reduced++
 	sum.Left += e.toCopy(len(back) > 0, v)
 	return needs || len(back) > 0 || !awaited
+}
+
+// surplus is the member that goes where an extent has more than the volume is to have: one that is out of reach, else
+// the last one that is not of this node; uuid.Nil: none. All members have all that was acknowledged, so whoever stays has it. What the
+// store that went still has is removed as that of any other that left. Reactor.
+func (v *Volume) surplus(e *extentSlot) uuid.UUID {
+	if v.asked == 0 || len(e.set) <= v.asked {
+		return uuid.Nil
+	}
+	var id uuid.UUID
+	for i := range e.set {
+		r := &e.set[i]
+		if r.store == nil {
+			return r.member.Store
+		}
+		if _, local := r.store.(*extent.Store); !local || id == uuid.Nil {
+			id = r.member.Store
+		}
+	}
+	return id
 }
 
 // absent is who left the set of an extent and could get its replica back, and whether others are waited for. Reactor.
@@ -360,6 +380,9 @@ func (h *healer) mend(ctx context.Context, t ailing) error {
 			if m := e.set[i].member.Store; e.set[i].store == nil && len(e.set) > 1 && h.lost(m) {
 				id = m
 			}
+		}
+		if id == uuid.Nil {
+			id = v.surplus(e)
 		}
 		set, whole = e.members(), len(e.set) >= v.replicas
 		back, wait = h.absent(e)
@@ -493,6 +516,7 @@ func (a *Access) forget(ctx context.Context, v *Volume, index uint32, stores []u
 // SetReplicas says how many replicas a volume's extents are to have.
 func (v *Volume) SetReplicas(ctx context.Context, n int) error {
 	return v.access.reactor.Do(ctx, func() {
+		v.asked = n
 		if n = max(n, 1); n != v.replicas {
 			v.replicas, v.stirred, v.health.after = n, true, 0
 			v.access.heal.stir()

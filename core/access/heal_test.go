@@ -193,6 +193,31 @@ func TestAwaitedMemberIsNotReplaced(t *testing.T) {
 	p.same(p.id)
 }
 
+// TestFewerReplicas: what is too much goes, while hosts write, and nothing of it is left; a member that is out of reach goes first.
+func TestFewerReplicas(t *testing.T) {
+	p := healingPair(t, 3, Heal{LostAfter: time.Hour})
+	p.must(p.v.SetReplicas(p.ctx, 3))
+	p.becomes(p.a, p.v, 0, 1, 2)
+	p.write(p.a, p.h, 3, fill(2, 1))
+	p.must(p.v.SetReplicas(p.ctx, 2))
+	p.write(p.a, p.h, 4, fill(3, 1))
+	p.becomes(p.a, p.v, 0, 1)
+	p.nodes[2].until("nothing is left there", func() bool { return len(p.nodes[2].store.IDs()) == 0 })
+	p.same(p.id)
+	p.must(p.v.SetReplicas(p.ctx, 3))
+	p.becomes(p.a, p.v, 0, 1, 2)
+	p.b.crash(vfs.ProcessDeath)
+	p.a.until("it is known to be away", func() bool { return p.v.extents[0].set[1].store == nil || len(p.v.extents[0].set) == 2 })
+	p.must(p.v.SetReplicas(p.ctx, 2))
+	p.becomes(p.a, p.v, 0, 2)
+	p.b.start()
+	p.reconnect(0)
+	p.b.until("nothing is left there", func() bool { return len(p.b.store.IDs()) == 0 })
+	p.must(p.v.SetReplicas(p.ctx, 1))
+	p.becomes(p.a, p.v, 0)
+	p.read(p.a, p.h, 0, slices.Concat(fill(1, 3), fill(2, 1), fill(3, 1), fill(1, 3)))
+}
+
 // TestNoStoreForAReplica: it is said why, and tried again.
 func TestNoStoreForAReplica(t *testing.T) {
 	p := healingPair(t, 2, Heal{LostAfter: 1})

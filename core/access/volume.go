@@ -69,6 +69,7 @@ type Volume struct {
 	resizing int                          // Shrinks and Closes that wait for their end, or are under way
 
 	replicas int  // that extents are to have
+	asked    int  // replicas that the volume is to have at most; 0: nobody said, and none is taken away
 	stirred  bool // it may have changed which extents are whole
 	health   health
 

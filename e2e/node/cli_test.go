@@ -133,3 +133,40 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("reload of a wrong file: %v\n%s", err, out)
 	}
 }
+
+// bench ends with an error when its namespace is detached, and does not try for ever.
+func TestBenchEndsWithItsNamespace(t *testing.T) {
+	for _, more := range []string{"", "-multipath"} {
+		a := start(t, 1, "-dev")
+		type ended struct {
+			out string
+			err error
+		}
+		bench := make(chan ended, 1)
+		go func() {
+			args := []string{"bench", "nvme-tcp://" + a.addresses[0] + "/" + devNQN, "-time", "5m", "-span", "1MiB", "-qd", "4"}
+			if more != "" {
+				args = append(args, more)
+			}
+			out, err := a.mooring(args...)
+			bench <- ended{out, err}
+		}()
+		for reads := uint64(0); reads == 0; {
+			out, err := a.mooring("volume", "show", "dev", "-o", "json")
+			v := struct {
+				ReadOps uint64 `json:"read_ops"`
+			}{}
+			if err = errors.Join(err, json.Unmarshal([]byte(out), &v)); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			reads = v.ReadOps
+		}
+		if out, err := a.mooring("namespace", "detach", devNQN, "1"); err != nil {
+			t.Fatalf("detach: %v\n%s", err, out)
+		}
+		exit := new(exec.ExitError)
+		if b := <-bench; !errors.As(b.err, &exit) || exit.ExitCode() != 1 || !strings.Contains(b.out, "namespace 1 is not there any more") {
+			t.Errorf("%s: %v\n%s", more, b.err, b.out)
+		}
+	}
+}

@@ -310,6 +310,10 @@ func (r *run) account(o *op) {
 		r.verify(o, err)
 	}
 	switch {
+	case takenAway(err):
+		if r.fatal == nil {
+			r.fatal = gone(r.target.NSID, err)
+		}
 	case err != nil:
 		r.failed++
 		r.errors[err.Error()]++
@@ -319,6 +323,16 @@ func (r *run) account(o *op) {
 	default:
 		r.reads.add(r.loop.Now() - o.started)
 	}
+}
+
+// takenAway says whether a status says that the namespace is not active: of commands as ours, these two say nothing else. Base 3.2.1
+func takenAway(err error) bool {
+	return errors.Is(err, nvme.StatusInvalidField) || errors.Is(err, nvme.StatusInvalidNamespace)
+}
+
+// gone is the end of a run whose namespace was taken away: it does not come back by trying.
+func gone(id nvme.NSID, err error) error {
+	return fmt.Errorf("namespace %d is not there any more; it was detached, or is not shown to this host: %w", id, err)
 }
 
 // verify keeps the books of a place and judges what was read.

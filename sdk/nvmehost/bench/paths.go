@@ -36,6 +36,7 @@ type pathsRun struct {
 	done, failed, wrong atomic.Uint64
 
 	mu      sync.Mutex
+	gone    error        // the namespace was taken away; guarded by mu
 	ended   time.Time    // the measurement; zero while it runs; guarded by mu
 	changes []PathChange // guarded by mu
 	sum     pathWorker   // of the workers that have ended; guarded by mu
@@ -87,7 +88,7 @@ func runPaths(ctx context.Context, cfg Config, targets []Target) (*Result, error
 	if res.Total.IOs > 0 {
 		res.TargetPerIO = res.TargetCPU * 1e6 / float64(res.Total.IOs)
 	}
-	return res, nil
+	return res, r.gone // the workers have ended
 }
 
 func (r *pathsRun) prepare(ctx context.Context) error {
@@ -199,7 +200,7 @@ func (w *pathWorker) measure(ctx, measure context.Context) {
 	} else {
 		stampPlain(w.buf)
 	}
-	for measure.Err() == nil {
+	for measure.Err() == nil && !r.isGone() {
 		own := w.cursor
 		if r.cfg.random() {
 			own, _ = bits.Mul64(w.rng.next(), mine)
@@ -246,7 +247,11 @@ func (w *pathWorker) io(ctx context.Context, own uint64, read bool) error {
 		if s != nil && !read {
 			s.unsure = true
 		}
-		if !errors.Is(err, context.Canceled) {
+		if takenAway(err) {
+			r.mu.Lock()
+			r.gone = gone(r.nsid, err)
+			r.mu.Unlock()
+		} else if !errors.Is(err, context.Canceled) {
 			r.failed.Add(1)
 			w.errors[err.Error()]++
 		}
@@ -268,10 +273,16 @@ func (w *pathWorker) io(ctx context.Context, own uint64, read bool) error {
 	return nil
 }
 
+func (r *pathsRun) isGone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gone != nil
+}
+
 // readBack reads every place that the worker wrote once more.
 func (w *pathWorker) readBack(ctx context.Context) {
 	for own := range w.slots {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || w.run.isGone() {
 			return
 		}
 		if w.slots[own].next > 0 {

@@ -25,7 +25,8 @@ type Plugin interface {
 	// declares. It is called before Start, and again while the plugin runs when the
 	// configuration changed; calls do not overlap with each other or with Start and
 	// Stop. Return AttributeErrors (joined, if several) for values that are wrong,
-	// and ErrRestartRequired if they are right but cannot be applied live.
+	// and ErrRestartRequired if they are right but some that differ from what is in force
+	// cannot be applied live; it is asked again at every reload.
 	Configure(config []byte) error
 }
 

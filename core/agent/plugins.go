@@ -254,13 +254,15 @@ func (a *agent) reloadPlugin(ctx context.Context, old config.Plugin, p *config.P
 		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: threads, pool, ring_entries and user of plugin %s are taken over at the agent's next start", p.Pos, p.Name))
 		p.Threads, p.PoolBytes, p.RingEntries, p.User = old.Threads, old.PoolBytes, old.RingEntries, old.User
 	}
-	restart, err := a.plugins.Reconfigure(ctx, p.Name, p.Config, p.Range)
+	changed, restart, err := a.plugins.Reconfigure(ctx, p.Name, p.Config, p.Range)
 	a.paths.Nudge() // it may be a policy
 	switch {
 	case err != nil:
 		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: plugin %s: %v", p.Pos, p.Name, err))
 	case restart:
 		r.NotApplied = append(r.NotApplied, fmt.Sprintf("%s: the config of plugin %s is taken over by: mooring plugin restart %s", p.Pos, p.Name, p.Name))
+	case changed:
+		r.Applied = append(r.Applied, "config of plugin "+p.Name)
 	}
 }
 

@@ -39,6 +39,7 @@ type instance struct {
 	plugin      proto.PluginClient
 	data        proto.DataClient
 	description *proto.Description
+	config      string // the last JSON that the plugin accepted; the worker's
 
 	attached *Instance // nil unless the DataHost knows of it
 	ctx      context.Context

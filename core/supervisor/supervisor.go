@@ -260,13 +260,13 @@ func (s *Supervisor) SetListeners(ctx context.Context, name string, listeners []
 	return w.setListeners(ctx, listeners)
 }
 
-// Reconfigure hands a plugin a changed config block. If it cannot apply it live,
-// restartRequired is true and the block holds from the next Restart on. A wrong block is a
+// Reconfigure hands a plugin its config block again; changed says that it is not the one that the plugin had. While
+// something in it does not hold before the next Restart, restartRequired is true. A wrong block is a
 // *ConfigError and changes nothing.
-func (s *Supervisor) Reconfigure(ctx context.Context, name string, config hcl.Body, where hcl.Range) (restartRequired bool, err error) {
+func (s *Supervisor) Reconfigure(ctx context.Context, name string, config hcl.Body, where hcl.Range) (changed, restartRequired bool, err error) {
 	w, err := s.worker(name)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	return w.reconfigure(ctx, config, where)
 }

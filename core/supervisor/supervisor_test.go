@@ -639,12 +639,22 @@ func TestConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.start(Spec{Name: "data"})
-	if _, err := b.Reconfigure(ctx, "data", bad, hcl.Range{}); !errors.As(err, &ce) {
-		t.Errorf("reconfigure: %v", err)
+	if changed, _, err := b.Reconfigure(ctx, "data", bad, hcl.Range{}); changed || !errors.As(err, &ce) {
+		t.Errorf("reconfigure: changed %v, %v", changed, err)
 	}
-	later, err := b.Reconfigure(ctx, "data", config(t, `mode = "later"`), hcl.Range{})
-	if st, _ := b.Status("data"); err != nil || !later || !st.RestartRequired || st.State != StateRunning {
-		t.Errorf("reconfigure: %v, %v, %+v", later, err, st)
+	for _, c := range []struct {
+		block          string
+		changed, later bool
+	}{
+		{`patience = "5s"`, true, false},
+		{`patience = "5s"`, false, false},
+		{`mode = "later"`, true, true},
+		{`mode = "later"`, false, true},
+	} {
+		changed, later, err := b.Reconfigure(ctx, "data", config(t, c.block), hcl.Range{})
+		if st, _ := b.Status("data"); err != nil || changed != c.changed || later != c.later || st.RestartRequired != c.later || st.State != StateRunning {
+			t.Errorf("reconfigure with %s: changed %v, restart %v, %v, %+v", c.block, changed, later, err, st)
+		}
 	}
 	if err := b.Restart(ctx, "data"); err != nil {
 		t.Fatal(err)

@@ -190,6 +190,7 @@ func (w *worker) configure(ctx context.Context, i *instance, body hcl.Body, wher
 		diags = append(diags, configDiagnostics(w.name, body, i.description.Schema, resp.Errors)...)
 	}
 	if !diags.HasErrors() {
+		i.config = string(json)
 		return restartRequired, nil
 	}
 	if body == nil { // what is missing has no place of its own
@@ -392,7 +393,7 @@ func (w *worker) setListeners(ctx context.Context, listeners []*proto.Listener) 
 	return states, err
 }
 
-func (w *worker) reconfigure(ctx context.Context, body hcl.Body, where hcl.Range) (restartRequired bool, err error) {
+func (w *worker) reconfigure(ctx context.Context, body hcl.Body, where hcl.Range) (changed, restartRequired bool, err error) {
 	err = w.do(ctx, func() error {
 		if w.inst == nil {
 			w.spec.Config, w.spec.Where = body, where
@@ -400,17 +401,19 @@ func (w *worker) reconfigure(ctx context.Context, body hcl.Body, where hcl.Range
 		}
 		ctx, cancel := context.WithTimeout(ctx, w.sup.opts.Timing.Start)
 		defer cancel()
+		former := w.inst.config
 		var err error
 		if restartRequired, err = w.configure(ctx, w.inst, body, where); err != nil {
 			return err
 		}
+		changed = w.inst.config != former
 		w.spec.Config, w.spec.Where = body, where
 		w.mu.Lock()
 		w.status.RestartRequired = restartRequired
 		w.mu.Unlock()
 		return nil
 	})
-	return restartRequired, err
+	return changed, restartRequired, err
 }
 
 func (w *worker) notRunning() error {

@@ -116,7 +116,27 @@ func TestReload(t *testing.T) {
 	for range 2 {
 		reload(6, "nonsense")
 	}
+
+	// What needs a restart is said until there was one.
+	restart := func() {
+		t.Helper()
+		if out, err := a.mooring("plugin", "restart", "transport-tcp"); err != nil {
+			t.Errorf("restart: %v\n%s", err, out)
+		}
+	}
+	f.plugin = before.plugin + "\n config {\n  queue_depth = 128\n }"
+	for range 2 {
+		reload(6, "plugin restart transport-tcp")
+	}
+	f.plugin = before.plugin + "\n config {\n  queue_depth = 128\n  max_connections = 100\n }"
+	reload(6, "plugin restart transport-tcp")
+	restart()
+	reload(0)
+	f.plugin = strings.Replace(f.plugin, "100", "101", 1)
+	reload(0, "applied: config of plugin transport-tcp")
 	*f = before
+	reload(6, "plugin restart transport-tcp")
+	restart()
 	reload(0)
 
 	// Only the CLI shrinks, also what the file sets; nothing else may it change there.

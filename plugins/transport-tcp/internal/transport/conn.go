@@ -69,7 +69,7 @@ func (c *conn) begun(req nvmetcp.ICReq) {
 	resp.HeaderDigest = req.HeaderDigest && cfg.HeaderDigest
 	resp.DataDigest = req.DataDigest && cfg.DataDigest
 	resp.MaxH2CData = maxH2CData
-	c.link, c.out = nvmetcp.Links(req, resp, uint32(c.transport.inCapsule))
+	c.link, c.out = nvmetcp.Links(req, resp, uint32(c.transport.made.InCapsuleBytes))
 	c.r2tLimit = int(min(req.MaxR2T, r2tsPerCommand))
 	c.stream.Greeted()
 	c.stream.Put(resp.Append(c.stream.Space()))

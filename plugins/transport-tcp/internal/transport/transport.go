@@ -25,22 +25,22 @@ const besideData = 256 + nvmetcp.DigestSize
 type Transport struct {
 	server    *stream.Server
 	makeQueue func(*conn) frontEnd
-	inCapsule int // bytes; fixed at New
+	made      Config // what New got: attributes that need a restart hold as they are here
 	cfg       atomic.Pointer[Config]
 }
 
 // New returns a transport without listeners whose queue pairs belong to target.
 func New(target *nvmf.Target, threads []*block.Thread, cfg Config, logger hclog.Logger) *Transport {
-	t := &Transport{inCapsule: cfg.InCapsuleBytes}
+	t := &Transport{made: cfg}
 	t.makeQueue = func(c *conn) frontEnd {
 		return target.NewQueue(c, nvmf.ConnInfo{
 			Thread: c.stream.Thread(), AccessPointID: c.stream.AccessPoint(), TransportType: nvme.TransportTCP,
-			LocalURL: c.stream.LocalURL(), Peer: c.stream.Peer(), InCapsuleData: t.inCapsule,
+			LocalURL: c.stream.LocalURL(), Peer: c.stream.Peer(), InCapsuleData: cfg.InCapsuleBytes,
 		})
 	}
 	t.cfg.Store(&cfg)
 	t.server = stream.NewServer(stream.Config{
-		Scheme: Scheme, Port: nvmetcp.Port, Threads: threads, Piece: t.inCapsule + besideData,
+		Scheme: Scheme, Port: nvmetcp.Port, Threads: threads, Piece: cfg.InCapsuleBytes + besideData,
 		New:    func(s *stream.Conn) stream.Handler { return &conn{transport: t, stream: s} },
 		Limits: cfg.limits(), Logger: logger.Named("nvmetcp"),
 	})
@@ -50,8 +50,7 @@ func New(target *nvmf.Target, threads []*block.Thread, cfg Config, logger hclog.
 // Configure applies what can be applied to a running transport: connections to come have the
 // new digests, limits and timeout. The other attributes need sdk.ErrRestartRequired.
 func (t *Transport) Configure(cfg Config) error {
-	old := t.config()
-	restart := cfg.InCapsuleBytes != old.InCapsuleBytes || cfg.MaxIOQueues != old.MaxIOQueues || cfg.QueueDepth != old.QueueDepth
+	restart := cfg.InCapsuleBytes != t.made.InCapsuleBytes || cfg.MaxIOQueues != t.made.MaxIOQueues || cfg.QueueDepth != t.made.QueueDepth
 	t.cfg.Store(&cfg)
 	t.server.SetLimits(cfg.limits())
 	if restart {

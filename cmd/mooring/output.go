@@ -66,7 +66,7 @@ func already(existed bool) string {
 
 func size(n int64) string { return config.FormatSize(n) }
 
-func list(s []string) string { return strings.Join(s, ",") }
+func list(s []string) string { return strings.Join(s, ", ") }
 
 // fileError makes it a usage error that a file or folder that was named is not there, or not to be used so.
 func fileError(err error) error {

@@ -56,7 +56,15 @@ func printStatus(w io.Writer, s *admin.Status) {
 		fmt.Fprintf(w, "store   %-16s %-8s %s used, %s free of %s\n", x.Name, x.State, size(x.Used), size(x.Free), size(x.Capacity))
 	}
 	for _, x := range s.Plugins {
-		fmt.Fprintf(w, "plugin  %-16s %-8s pid %d, %d restarts %s\n", x.Name, x.State, x.PID, x.Restarts, x.Reason)
+		line := fmt.Sprintf("plugin  %-16s %-8s", x.Name, x.State)
+		if x.PID != 0 {
+			line += fmt.Sprintf(" pid %d,", x.PID)
+		}
+		line += fmt.Sprintf(" %d restarts", x.Restarts)
+		if x.Reason != "" {
+			line += ", " + x.Reason
+		}
+		fmt.Fprintln(w, line)
 	}
 	for _, x := range s.Access {
 		fmt.Fprintf(w, "listen  %-32s %s\n", x.URL, x.State)

@@ -98,7 +98,9 @@ func (l *life) take(ctx context.Context) []*proto.Update {
 	if exports {
 		e, err := l.service.exportsNow(ctx)
 		if err != nil {
-			l.service.log.Error("exports cannot be read", "plugin", l.inst.Plugin, "error", err)
+			if ctx.Err() == nil {
+				l.service.log.Error("exports cannot be read", "plugin", l.inst.Plugin, "error", err)
+			}
 			l.mu.Lock()
 			l.exports = true // with the next change
 			l.mu.Unlock()

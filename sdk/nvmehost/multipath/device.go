@@ -177,7 +177,7 @@ func (d *Device) set(w *way, ctrl *nvmehost.Controller, p Path) {
 		d.changed = make(chan struct{})
 	}
 	d.mu.Unlock()
-	if news && d.o.OnChange != nil {
+	if news && d.o.OnChange != nil && d.life.Err() == nil { // that Close drops connections is no news
 		d.events.Lock()
 		defer d.events.Unlock()
 		d.o.OnChange(p)

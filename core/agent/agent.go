@@ -63,7 +63,8 @@ type agent struct {
 	o       Options
 	log     hclog.Logger
 	started time.Time
-	temp    string // to be removed at the end
+	temp    string         // to be removed at the end
+	hup     chan os.Signal // capacity 1: SIGHUP asks for a reload, also while the node starts
 	id      meta.Identity
 
 	quorum *quorumLink // nil: a node of its own
@@ -108,7 +109,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func newAgent(o Options) (*agent, error) {
-	a := &agent{o: o, started: time.Now(), republish: make(chan struct{}, 1), cfg: o.Config}
+	a := &agent{o: o, started: time.Now(), hup: make(chan os.Signal, 1), republish: make(chan struct{}, 1), cfg: o.Config}
 	if o.Dev {
 		if err := a.devConfig(); err != nil {
 			return nil, err
@@ -139,6 +140,8 @@ func (a *agent) run(ctx context.Context) (err error) {
 	if a.temp != "" {
 		defer func() { err = errors.Join(err, os.RemoveAll(a.temp)) }()
 	}
+	signal.Notify(a.hup, syscall.SIGHUP)
+	defer signal.Stop(a.hup)
 	var outer stack
 	defer func() { err = errors.Join(err, outer.run()) }()
 	if err := a.takeDataDir(&outer); err != nil {
@@ -404,12 +407,9 @@ func (a *agent) wait(ctx context.Context) error {
 	var watcher sync.WaitGroup
 	watcher.Go(func() { a.watchSession(watch) })
 	defer func() { cancel(); watcher.Wait() }()
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	for {
 		select {
-		case <-hup:
+		case <-a.hup:
 			if _, err := a.Reload(ctx); err != nil {
 				a.log.Error("reload failed; the former configuration is in force", "error", err)
 			}

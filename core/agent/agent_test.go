@@ -11,9 +11,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -119,6 +121,38 @@ func TestNotify(t *testing.T) {
 		t.Error(err)
 	}
 	told("STOPPING=1")
+}
+
+// SIGHUP asks for a reload at any moment: one that comes while the node starts waits until it has.
+func TestReloadWhileStarting(t *testing.T) {
+	dir := t.TempDir()
+	var sent sync.WaitGroup
+	sent.Go(func() {
+		for { // the lock is the first that the agent makes
+			if _, err := os.Stat(filepath.Join(dir, "data", "lock")); err == nil {
+				break
+			}
+			runtime.Gosched()
+		}
+		f, err := os.OpenFile(filepath.Join(dir, "node.hcl"), os.O_APPEND|os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteString("volume \"late\" {\n  size = \"1MiB\"\n}\n")
+			err = errors.Join(err, f.Close(), syscall.Kill(os.Getpid(), syscall.SIGHUP))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	n := startNode(t, dir, "")
+	sent.Wait()
+	for end := time.Now().Add(time.Minute); ; runtime.Gosched() {
+		var v admin.Volume
+		if err := n.client.Do(n.ctx, "GET", "/v1/volumes/late", nil, &v); err == nil {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
 }
 
 // What never ends does not keep the process: its end says what was left.
@@ -354,6 +388,51 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "another agent uses") {
 		t.Errorf("a second agent on the data directory: %v", err)
 	}
+}
+
+// A node whose metadata is gone does not begin anew over stores that are in use: their volumes would read as zeros.
+func TestMetadataLost(t *testing.T) {
+	dir := t.TempDir()
+	if err := startNode(t, dir, volumeBlock("1GiB")).stop(); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(filepath.Join(dir, "node.hcl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := filepath.Glob(filepath.Join(metaDir(cfg), "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("tables %v, %v", tables, err)
+	}
+	refused := func(why, want string) {
+		t.Helper()
+		err := Run(context.Background(), Options{Config: cfg, Stdout: io.Discard, Stderr: io.Discard})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", why, err)
+		}
+	}
+	manifest := filepath.Join(metaDir(cfg), "MANIFEST")
+	whole, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(manifest, int64(len(whole)/4)); err != nil {
+		t.Fatal(err)
+	}
+	refused("its list of tables is cut off", "damaged")
+	if err := os.Remove(manifest); err != nil {
+		t.Fatal(err)
+	}
+	refused("its list of tables is gone", "damaged")
+	for _, name := range tables {
+		if _, err := os.Stat(name); err != nil {
+			t.Errorf("what was left of the metadata is gone: %v", err)
+		}
+	}
+	if err := os.RemoveAll(metaDir(cfg)); err != nil {
+		t.Fatal(err)
+	}
+	refused("all of it is gone", "meta restore")
 }
 
 func TestBackupAndRestore(t *testing.T) {

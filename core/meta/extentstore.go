@@ -39,8 +39,9 @@ type Store struct {
 	Reason   string     `json:"reason,omitempty"` // why it is not active
 	// Incarnation is the number of the store's present life; it grows at every start.
 	Incarnation uint64    `json:"incarnation"`
-	BootID      string    `json:"boot_id"` // of the machine at its last start
-	Clean       bool      `json:"clean"`   // its last life ended with all it acknowledged on the medium
+	Session     SessionID `json:"session,omitempty"` // in which it began
+	BootID      string    `json:"boot_id"`           // of the machine at its last start
+	Clean       bool      `json:"clean"`             // its last life ended with all it acknowledged on the medium
 	Started     time.Time `json:"started"`
 	// Lost is the first life after one that may have lost unflushed writes, Broken the
 	// first after one in which a write or sync failed; 0: there was none.
@@ -104,12 +105,12 @@ func (m *Meta) StartStore(ctx context.Context, s *Session, o StoreStart) (Store,
 			return fmt.Errorf("store %s belongs to node %s: %w", o.ID, old.Node, ErrExists)
 		}
 		life := cmp.Or(o.Incarnation, old.Incarnation+1)
-		if life < old.Incarnation || (life == old.Incarnation && old.BootID != o.BootID) {
+		if life < old.Incarnation || (life == old.Incarnation && old.Session != s.id) { // the same one in the same session is this request, repeated
 			return fmt.Errorf("store %s is in its life %d, but Meta knows life %d; its disk is an older copy: %w", o.Name, life, old.Incarnation, ErrConflict)
 		}
 		out = Store{
 			ID: o.ID, Node: s.node, Name: o.Name, Path: o.Path, Media: o.Media, Capacity: o.Capacity, State: StoreActive,
-			Incarnation: life, BootID: o.BootID, Started: m.now().UTC(),
+			Incarnation: life, Session: s.id, BootID: o.BootID, Started: m.now().UTC(),
 		}
 		if old.State == StoreDraining {
 			out.State, out.Reason = old.State, old.Reason

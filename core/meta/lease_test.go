@@ -199,8 +199,12 @@ func TestStoreCountsItsLives(t *testing.T) {
 			t.Fatalf("%+v", st)
 		}
 	}
+	w.must(s.Close(w.ctx))
+	s = w.node("a")
+	_, _, err := w.StartStore(w.ctx, s, o) // a copy made before the last start
+	w.is(err, meta.ErrConflict)
 	o.BootID = "two"
-	_, _, err := w.StartStore(w.ctx, s, o)
+	_, _, err = w.StartStore(w.ctx, s, o)
 	w.is(err, meta.ErrConflict)
 	o.Incarnation = 4
 	_, _, err = w.StartStore(w.ctx, s, o)

@@ -40,9 +40,13 @@ func (a *agent) openMeta(ctx context.Context, undo *stack) error {
 		return err
 	}
 	undo.push(st.Close)
-	a.meta, err = meta.Open(ctx, meta.Options{Store: st, Logger: a.log.Named("meta")}, meta.Cluster{
+	used := a.usedStore()
+	a.meta, err = meta.Open(ctx, meta.Options{Store: st, Logger: a.log.Named("meta"), Used: used != ""}, meta.Cluster{
 		ID: a.id.Cluster, ExtentBytes: extent.DefaultExtentSize,
 	})
+	if errors.Is(err, meta.ErrLost) {
+		return fmt.Errorf("%w: %s is empty, but the store in %s has been in use. Move %[2]s away and restore a backup of it (mooring meta restore); to begin anew without what the store holds, move both away", err, metaDir(a.cfg), used)
+	}
 	if err != nil {
 		return err
 	}
@@ -65,6 +69,20 @@ func (a *agent) openMeta(ctx context.Context, undo *stack) error {
 		return a.toldMeta("the end of the Meta session", a.session.Close)
 	})
 	return nil
+}
+
+// usedStore is the folder of an extent store that this node, being on its own, has used already; "" if there is none.
+// Stores are made after the metadata, so that where one is, there was a cluster.
+func (a *agent) usedStore() string {
+	if a.quorum != nil {
+		return ""
+	}
+	for _, s := range a.cfg.Stores {
+		if extent.Exists(s.Path) {
+			return s.Path
+		}
+	}
+	return ""
 }
 
 // openMetaStore opens the store that the metadata lives in.

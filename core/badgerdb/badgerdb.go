@@ -39,7 +39,8 @@ type DB struct {
 }
 
 // Open makes the folder o.Dir if need be and opens the database in it. o.ValueDir must be the same folder, and values be below
-// o.ValueThreshold. o.NumCompactors is not used. ErrNoSpace says that there is no room to open it.
+// o.ValueThreshold. o.NumCompactors is not used. ErrNoSpace says that there is no room to open it, ErrDamaged that a
+// table ends in nonsense.
 func Open(o badger.Options) (*DB, error) {
 	o.NumCompactors = 0
 	disk := vfs.NewOS()
@@ -52,6 +53,9 @@ func Open(o badger.Options) (*DB, error) {
 		return nil, err
 	}
 	if err := d.space.beforeOpen(); err != nil {
+		return nil, err
+	}
+	if err := checkTables(o.Dir); err != nil {
 		return nil, err
 	}
 	if d.db, err = badger.Open(o); err != nil {

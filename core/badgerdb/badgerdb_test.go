@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +55,61 @@ func TestOpenWithEmptyLogs(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A table that ends in anything else than what Badger wrote is an error that names it, never a panic.
+func TestDamagedTable(t *testing.T) {
+	o := badger.DefaultOptions(t.TempDir()).WithSyncWrites(true).WithLogger(nil).
+		WithMemTableSize(1 << 20).WithValueThreshold(1 << 10).WithValueLogFileSize(1 << 20)
+	db, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(Demand{}, func(tx *Txn) error { return tx.Set([]byte("key"), []byte("value")) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tables, err := filepath.Glob(filepath.Join(o.Dir, "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("tables %v, %v", tables, err)
+	}
+	whole, err := os.ReadFile(tables[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(b []byte, why string) {
+		t.Helper()
+		if err := os.WriteFile(tables[0], b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if db, err := Open(o); err == nil {
+			t.Errorf("%s: opened", why)
+			_ = db.Close()
+		} else if !strings.Contains(err.Error(), filepath.Base(tables[0])) {
+			t.Errorf("%s: %v does not name the table", why, err)
+		}
+	}
+	for n := range whole {
+		refused(whole[:n], fmt.Sprintf("cut to %d bytes", n))
+	}
+	for i := range min(24, len(whole)) {
+		for _, bit := range []byte{0x01, 0x10, 0x80} {
+			b := slices.Clone(whole)
+			b[len(b)-1-i] ^= bit
+			refused(b, fmt.Sprintf("bit %#x of byte %d from the end", bit, i))
+		}
+	}
+	if err := os.WriteFile(tables[0], whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = Open(o); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -35,6 +35,9 @@ func OpenBadgerIndex(dir string, log hclog.Logger) (Index, error) {
 	if errors.Is(err, badgerdb.ErrNoSpace) {
 		return nil, fmt.Errorf("open index: %w: %w", ErrNoSpace, err)
 	}
+	if errors.Is(err, badgerdb.ErrDamaged) {
+		return nil, fmt.Errorf("open index: %w: %w", ErrCorrupt, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -548,6 +549,12 @@ func (m *image) usedAreas() []uint32 {
 	return areas
 }
 
+// Exists says whether the folder dir holds a store, whole or not.
+func Exists(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, dataName))
+	return err == nil
+}
+
 // Open opens the store in o.Dir, creating it when the folder has none. It recovers, checkpoints under a new incarnation and only
 // then returns. It blocks and does not need the queue to be turned.
 func Open(ctx context.Context, o Options) (*Store, error) {
@@ -640,6 +647,8 @@ func own(sb superblock, index Index) error {
 		return index.Bind(sb.store)
 	case owner == uuid.Nil:
 		return fmt.Errorf("the index is lost or was never finished; rebuild it from the data file: %w", ErrCorrupt)
+	case sb.incarnation == 0: // the data file had no superblock and has just been made
+		return fmt.Errorf("the index is that of store %s, but its data file is lost or empty; put it back: %w", owner, ErrCorrupt)
 	default:
 		return fmt.Errorf("the index belongs to store %s, not %s: %w", owner, sb.store, ErrInvalid)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -67,6 +68,29 @@ func (r *rig) want(e *Extent, block uint32, want []byte) {
 func (r *rig) audit() {
 	r.tb.Helper()
 	r.s.audit(func(p Problem) { r.tb.Error(p) })
+}
+
+// A store whose data file is lost is not taken for a new one, and the error says what is lost.
+func TestDataFileLost(t *testing.T) {
+	dir := t.TempDir()
+	newRig(t, dir, small()).close()
+	q, err := vfs.NewQueue(vfs.QueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = q.Close() })
+	o := small()
+	o.FS, o.Queue, o.Dir = vfs.NewOS(), q, dir
+	for _, spoil := range []func(string) error{os.Remove, func(p string) error { return os.Truncate(p, 0) }} {
+		if err := spoil(filepath.Join(dir, dataName)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // it stays so
+			if _, err := Open(context.Background(), o); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "its data file is lost") {
+				t.Errorf("opened: %v", err)
+			}
+		}
+	}
 }
 
 func TestStoreKeepsDataAcrossOpens(t *testing.T) {

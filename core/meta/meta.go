@@ -44,6 +44,8 @@ var (
 	ErrSessionExpired = errors.New("Meta session expired")
 	// ErrWrongCluster says that the store or data directory belongs to another cluster.
 	ErrWrongCluster = errors.New("belongs to another cluster")
+	// ErrLost says that a store that has held a cluster is empty.
+	ErrLost = errors.New("the metadata is lost")
 	// ErrNoStore says that no active store can take a new extent.
 	ErrNoStore = errors.New("no extent store can take it")
 	// ErrFull says that the Meta store has no space for it; nothing was changed.
@@ -115,6 +117,8 @@ type Options struct {
 	Logger hclog.Logger
 	// Now is the wall clock, for what people read. nil: time.Now
 	Now func() time.Time
+	// Used says that the store has held a cluster: an empty one has lost it, and is refused.
+	Used bool
 }
 
 // Meta is safe for use by many goroutines; it keeps no state but its cluster.
@@ -128,7 +132,8 @@ type Meta struct {
 
 // Open returns the Meta of an initialised store, or makes the cluster want in an
 // empty one. It fails with ErrWrongCluster if the store holds another cluster than
-// want.ID; a zero want.ID accepts any.
+// want.ID; a zero want.ID accepts any. It fails with ErrLost if the store is empty and
+// was not.
 func Open(ctx context.Context, o Options, want Cluster) (*Meta, error) {
 	m := &Meta{st: o.Store, clock: o.Clock, log: o.Logger, now: o.Now}
 	if m.clock == nil {
@@ -151,6 +156,9 @@ func Open(ctx context.Context, o Options, want Cluster) (*Meta, error) {
 		}
 		if !errors.Is(err, ErrNotFound) {
 			return nil, err
+		}
+		if o.Used {
+			return nil, ErrLost
 		}
 		if err := m.initialise(ctx, want); err != nil && !errors.Is(err, ErrConflict) {
 			return nil, err

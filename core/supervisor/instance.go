@@ -109,12 +109,16 @@ func (grpcPlugin) GRPCClient(_ context.Context, b *plugin.GRPCBroker, c *grpc.Cl
 // to a thread that outlives the process. When ctx ends, the launch does. After an
 // error nothing is left.
 func (s *Supervisor) launch(ctx context.Context, p *process) (*instance, error) {
+	run, err := s.run.dir()
+	if err != nil {
+		return nil, err
+	}
 	i := &instance{
 		process: p, failed: make(chan struct{}), serving: make(chan *grpc.Server, 1),
 		beats: make(chan *proto.HealthReport, 1),
 	}
 	i.ctx, i.cancel = context.WithCancel(context.Background())
-	unix := &plugin.UnixSocketConfig{TempDir: s.run.path}
+	unix := &plugin.UnixSocketConfig{TempDir: run}
 	if p.user != nil {
 		unix.Group = strconv.Itoa(int(p.user.gid))
 	}

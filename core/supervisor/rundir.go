@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,8 +21,12 @@ const (
 // runDir holds the private socket directories of one core's plugins. A lock that
 // the kernel drops with the process tells a dead core's directory from a live one's.
 type runDir struct {
-	path string
-	lock *os.File
+	parent string // immutable
+
+	mu   sync.Mutex
+	path string      // guarded by mu
+	info os.FileInfo // of path as it was made; guarded by mu
+	lock *os.File    // guarded by mu
 }
 
 // openRunDir makes a directory under parent, and removes those that dead cores left
@@ -31,23 +36,51 @@ func openRunDir(parent string, log hclog.Logger) (*runDir, error) {
 		parent = runParent()
 	}
 	sweep(parent, log)
-	path, err := os.MkdirTemp(parent, runPrefix)
-	if err != nil {
-		return nil, fmt.Errorf("make directory for plugin sockets: %w", err)
+	d := &runDir{parent: parent}
+	if err := d.create(); err != nil {
+		return nil, err
 	}
-	d := &runDir{path: path}
+	return d, nil
+}
+
+// create makes the directory. d.mu is held, or d is not yet shared.
+func (d *runDir) create() (err error) {
+	path, err := os.MkdirTemp(d.parent, runPrefix)
+	if err != nil {
+		return fmt.Errorf("make directory for plugin sockets: %w", err)
+	}
 	if os.Geteuid() == 0 {
 		// Plugins under their own users pass through, and can list nothing.
 		err = os.Chmod(path, 0o711)
 	}
+	var info os.FileInfo
 	if err == nil {
-		d.lock, err = lockFile(filepath.Join(path, runLock), os.O_CREATE|os.O_RDWR)
+		info, err = os.Stat(path)
+	}
+	var lock *os.File
+	if err == nil {
+		lock, err = lockFile(filepath.Join(path, runLock), os.O_CREATE|os.O_RDWR)
 	}
 	if err != nil {
 		os.RemoveAll(path)
-		return nil, fmt.Errorf("prepare directory for plugin sockets: %w", err)
+		return fmt.Errorf("prepare directory for plugin sockets: %w", err)
 	}
-	return d, nil
+	d.path, d.info, d.lock = path, info, lock
+	return nil
+}
+
+// dir returns the directory's path. One that was removed, as what cleans up /tmp does, is made anew.
+func (d *runDir) dir() (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now, err := os.Stat(d.path); err == nil && os.SameFile(now, d.info) {
+		return d.path, nil
+	}
+	lost := d.lock
+	if err := d.create(); err != nil {
+		return "", err
+	}
+	return d.path, lost.Close()
 }
 
 // runParent is short: the path of a unix socket is at most 107 bytes.
@@ -64,6 +97,8 @@ func runParent() string {
 }
 
 func (d *runDir) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return errors.Join(os.RemoveAll(d.path), d.lock.Close())
 }
 

@@ -410,6 +410,25 @@ func TestKilledPluginIsBack(t *testing.T) {
 	b.close()
 }
 
+// A plugin that dies is back also when somebody has removed the directory of the sockets: it is made anew.
+func TestRunDirRemoved(t *testing.T) {
+	noLeaks(t)
+	b := newBench(t, fast, "data")
+	b.start(Spec{Name: "data", Listeners: listeners("127.0.0.1:0")})
+	if err := os.RemoveAll(b.run.path); err != nil {
+		t.Fatal(err)
+	}
+	st, _ := b.Status("data")
+	if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	now := b.await("data", "back", func(s Status) bool { return s.State == StateRunning && s.Incarnation > st.Incarnation })
+	if pid := b.tell("data", "who"); pid != now.PID {
+		t.Errorf("listener of process %d, want %d", pid, now.PID)
+	}
+	b.close() // looks for what is left
+}
+
 // Every way to go wrong once running ends in a new life that serves.
 func TestTroubleEndsInNewLife(t *testing.T) {
 	for _, c := range []struct {

@@ -20,7 +20,7 @@ import (
 const maxTransfer = 4 << 20
 
 // controlWorkers is how many extents can be allocated or sealed at once.
-const controlWorkers = 8
+const controlWorkers = 32
 
 // Lease is Meta's word that this core may drive one extent.
 type Lease struct {

@@ -63,7 +63,7 @@ const (
 )
 
 // healAtOnce is how many extents get a replica at once: most of that is waiting.
-const healAtOnce = 8
+const healAtOnce = 16
 
 // healer makes replicas that are missing. It is level-triggered: it looks at what is, whatever has happened.
 type healer struct {

@@ -475,6 +475,7 @@ func (v *Volume) lose(i uint32, id uuid.UUID, then func(ring.Status)) {
 // reachable says whether every extent of v can be flushed. If not, members out of reach are taken out of their sets first, and o
 // waits for that, or fails.
 func (v *Volume) reachable(o *op) bool {
+	first, begun := -1, 0
 	for i := range v.extents {
 		e := &v.extents[i]
 		if e.state == extentAbsent || e.resolving == nil && e.state == extentReady && e.serves(extent.OpFlush) {
@@ -483,10 +484,20 @@ func (v *Volume) reachable(o *op) bool {
 		if e.resolving == nil && e.state == extentUnsealed && !e.disowned && e.serves(extent.OpFlush) && len(e.gone) == 0 {
 			continue // nobody of this node has written there
 		}
-		return v.ready(o, int64(i), extent.OpFlush)
+		if first < 0 {
+			first = i
+		} else if e.resolving == nil && begun < flushAhead { // together with the first
+			if begun++; e.state == extentReady {
+				e.unseal()
+			}
+			v.resolve(uint32(i))
+		}
 	}
-	return true
+	return first < 0 || v.ready(o, int64(first), extent.OpFlush)
 }
+
+// flushAhead is how many sets a flush has changed at once.
+const flushAhead = 256
 
 // flushFailed: a store did not flush. Where it is one of several members it has to go; then the flush is begun anew.
 func (o *op) flushFailed(r *request) {

@@ -287,7 +287,7 @@ func (a *agent) startReactor(_ context.Context, undo *stack) error {
 	}
 	a.reactor = access.NewReactor(a.queue, access.SystemClock())
 	a.access = access.New(access.Options{
-		Reactor: a.reactor, Meta: leases{a.meta, a.session}, ExtentBytes: a.meta.Cluster().ExtentBytes, HoldFor: a.cfg.Limits.HoldFor,
+		Reactor: a.reactor, Meta: newLeases(a.meta, a.session), ExtentBytes: a.meta.Cluster().ExtentBytes, HoldFor: a.cfg.Limits.HoldFor,
 		Incarnation: uint64(time.Now().UnixMilli()), MetaRestored: metaRestored(a.cfg), LossTold: a.lossTold, Logger: a.log,
 		Heal: &access.Heal{Rate: a.cfg.Limits.ResyncRate, LostAfter: a.cfg.Limits.LostAfter, Told: a.healing},
 	})

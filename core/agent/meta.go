@@ -127,6 +127,13 @@ func (a *agent) watchSession(ctx context.Context) {
 type leases struct {
 	meta    *meta.Meta
 	session *meta.Session
+	changes *setChanges
+}
+
+func newLeases(m *meta.Meta, s *meta.Session) leases {
+	l := leases{meta: m, session: s}
+	l.changes = newSetChanges(l.changeSets)
+	return l
 }
 
 // Deadline implements access.Meta.
@@ -240,11 +247,16 @@ func (l leases) Behind(ctx context.Context, volume uuid.UUID, found []uint32) ([
 
 // ChangeSet implements access.Meta.
 func (l leases) ChangeSet(ctx context.Context, volume uuid.UUID, c access.SetChange) (extent.Generation, error) {
-	change := []meta.SetChange{{
+	g, err := l.changes.change(ctx, volume, meta.SetChange{
 		Index: c.Index, Generation: meta.Generation(c.Generation), Set: metaMembers(c.Set), Next: metaMembers(c.Next), Joined: metaMembers(c.Joined),
-	}}
+	})
+	return extent.Generation(g), err
+}
+
+// changeSets commits changes of one volume, in ascending order.
+func (l leases) changeSets(ctx context.Context, volume uuid.UUID, change []meta.SetChange) ([]meta.Generation, error) {
 	got, err := l.meta.ChangeSets(ctx, l.session, volume, change)
-	for err != nil && !errors.Is(err, meta.ErrConflict) && !errors.Is(err, meta.ErrSessionExpired) && ctx.Err() == nil {
+	for err != nil && !errors.Is(err, meta.ErrConflict) && !errors.Is(err, meta.ErrInvalid) && !errors.Is(err, meta.ErrSessionExpired) && ctx.Err() == nil {
 		// Perhaps it was carried out: only the same request again can tell.
 		select {
 		case <-time.After(100 * time.Millisecond):
@@ -252,10 +264,7 @@ func (l leases) ChangeSet(ctx context.Context, volume uuid.UUID, c access.SetCha
 		}
 		got, err = l.meta.ChangeSets(ctx, l.session, volume, change)
 	}
-	if err != nil {
-		return 0, err
-	}
-	return extent.Generation(got[0]), nil
+	return got, err
 }
 
 func metaMembers(all []extent.Member) (out []meta.Member) {

@@ -45,6 +45,7 @@ func TestMain(m *testing.M) {
 		for out, pkg := range map[string]string{
 			"mooring": "cmd/mooring", "plugins/transport-tcp": "plugins/transport-tcp", "plugins/policy-inherit": "plugins/policy-inherit",
 			"plugins/frontend-iscsi": "plugins/frontend-iscsi",
+			"plugins/policy-balance": "plugins/policy-balance",
 		} {
 			c := exec.Command("go", "build", "-o", filepath.Join(dir, out), "github.com/mooring-io/mooring/"+pkg)
 			c.Env = append(os.Environ(), "CGO_ENABLED=0")

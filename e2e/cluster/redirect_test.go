@@ -130,3 +130,54 @@ func TestRedirect(t *testing.T) {
 		t.Errorf("it was sent elsewhere %d times only", sent)
 	}
 }
+
+// sessions is which node every session is with, by target.
+func sessions(nodes []*node) map[string]*node {
+	out := map[string]*node{}
+	for _, n := range nodes {
+		for _, h := range get[[]admin.Session](n, "host", "list") {
+			out[h.Subsystem] = n
+		}
+	}
+	return out
+}
+
+// Another policy and a rebalance have live sessions leave and come back elsewhere: two initiators with three targets each share
+// no portal by the one, and have their links evenly spread by the other.
+func TestSessionsMove(t *testing.T) {
+	nodes := form(t, "a", "b", "c")
+	const initiators, targets = 2, 6
+	for i := range targets {
+		target := fmt.Sprintf("%s%d", iqn, i)
+		nodes[0].serveTarget(fmt.Sprintf("v%d", i), target, "-replicas", "1")
+		nodes[i%3].qemu(target, fmt.Sprintf("iqn.2026-11.com.example:h%d", i%initiators))
+	}
+	settled := func(what string, ok func(map[*node]int) bool) map[string]*node {
+		t.Helper()
+		for {
+			at, links := sessions(nodes), map[*node]int{}
+			for _, n := range at {
+				links[n]++
+			}
+			if len(at) == targets && ok(links) {
+				return at
+			}
+			if nodes[0].ctx.Err() != nil {
+				t.Fatalf("%s: sessions stay at %v", what, links)
+			}
+		}
+	}
+	before := settled("apart", func(links map[*node]int) bool {
+		return links[nodes[0]] == 3 || links[nodes[1]] == 3 || links[nodes[2]] == 3
+	})
+	nodes[0].do("tenant", "set", "default", "-policy", "balance")
+	nodes[0].do("path", "rebalance")
+	after := settled("even", func(links map[*node]int) bool {
+		return links[nodes[0]] == 2 && links[nodes[1]] == 2 && links[nodes[2]] == 2
+	})
+	for target, n := range before {
+		if after[target] != n {
+			t.Logf("the live session with %s moved from %s (node %s) to %s (node %s)", target, n.iscsi, n.name, after[target].iscsi, after[target].name)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/url"
 	"time"
 
@@ -23,7 +24,7 @@ func nodeList(g *globals) *cobra.Command {
 			if err := g.client().Do(c.Context(), "GET", "/v1/nodes", nil, &ns); err != nil {
 				return err
 			}
-			return g.print(c.OutOrStdout(), ns, "NAME STATE UP ADDRESS METADATA STORES CAPACITY ZONE RACK ID", func(row func(...any)) {
+			if err := g.print(c.OutOrStdout(), ns, "NAME STATE UP ADDRESS METADATA STORES CAPACITY ZONE RACK ID", func(row func(...any)) {
 				for _, n := range ns {
 					up := ""
 					if !n.Since.IsZero() {
@@ -35,7 +36,13 @@ func nodeList(g *globals) *cobra.Command {
 					}
 					row(name, n.State, up, n.Address, n.Vote, n.Stores, size(n.Capacity), n.Zone, n.Rack, n.ID)
 				}
-			})
+			}); err != nil {
+				return err
+			}
+			if len(ns) > 0 && ns[0].Silent > 0 {
+				return &degradedError{fmt.Sprintf("etcd has not answered for %v; this is what the node knew until then", ns[0].Silent.Round(time.Second))}
+			}
+			return nil
 		},
 	}
 }

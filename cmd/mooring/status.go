@@ -50,7 +50,11 @@ func statusCommand(g *globals) *cobra.Command {
 
 func printStatus(w io.Writer, s *admin.Status) {
 	fmt.Fprintf(w, "node %s, version %s, up %s, pid %d, disk engine %s\n", s.Node, s.Version, time.Since(s.Started).Round(time.Second), s.PID, s.Engine)
-	fmt.Fprintf(w, "meta on %s, session %s ends in %s unless renewed\n", s.Meta.Engine, s.Meta.Session, s.Meta.Left.Round(100*time.Millisecond))
+	session := "ends in " + s.Meta.Left.Round(100*time.Millisecond).String() + " unless renewed"
+	if s.Meta.Left <= 0 {
+		session = "could not be renewed in time: nothing is served by it until it is"
+	}
+	fmt.Fprintf(w, "meta on %s, session %s %s\n", s.Meta.Engine, s.Meta.Session, session)
 	fmt.Fprintf(w, "now: read %.0f IOPS %.1f MiB/s, write %.0f IOPS %.1f MiB/s\n", s.Rates.ReadIOPS, s.Rates.ReadBytes/(1<<20), s.Rates.WriteIOPS, s.Rates.WriteBytes/(1<<20))
 	for _, x := range s.Stores {
 		fmt.Fprintf(w, "store   %-16s %-8s %s used, %s free of %s\n", x.Name, x.State, size(x.Used), size(x.Free), size(x.Capacity))
@@ -73,6 +77,8 @@ func printStatus(w io.Writer, s *admin.Status) {
 		users := "not attached"
 		if len(x.Users) > 0 {
 			users = list(x.Users)
+		} else if s.Meta.Silent > 0 {
+			users = "attachments not known"
 		}
 		fmt.Fprintf(w, "volume  %-16s %-8s %s, %s used, %s\n", x.Name, x.State, size(x.Size), size(x.Used), users)
 		if x.Health != nil && x.Health.Reduced+x.Health.Away > 0 {

@@ -32,6 +32,9 @@ type MetaStatus struct {
 	Engine  string        `json:"engine"` // badger or etcd
 	Session string        `json:"session"`
 	Left    time.Duration `json:"left"` // until the Meta session would end
+	// Silent is for how long the metadata has not answered: volumes and nodes are shown as they were known then.
+	// 0: it answers.
+	Silent time.Duration `json:"silent,omitempty"`
 }
 
 // Rates are measured since the former status call of the same client, or over half a second.
@@ -284,6 +287,8 @@ type Node struct {
 	Capacity int64     `json:"capacity"`
 	Zone     string    `json:"zone,omitempty"` // failure domain
 	Rack     string    `json:"rack,omitempty"` // failure domain within the zone
+	// Silent is how long ago this was so, because etcd has not answered since. 0: it is so.
+	Silent time.Duration `json:"silent,omitempty"`
 }
 
 // Cluster says how the cluster's etcd fares.

@@ -56,6 +56,10 @@ type Agent interface {
 	Shrunk(ctx context.Context, v meta.Volume) error
 	// Deleted removes the data of a volume that is being deleted.
 	Deleted(ctx context.Context, v meta.Volume) error
+	// MetaSilent is for how long the metadata has not answered, 0: it does. It takes a second at most.
+	MetaSilent(context.Context) time.Duration
+	// SeenVolumes are the volumes as this node last knew them, for when the metadata does not answer.
+	SeenVolumes() []meta.Volume
 	// Note records an event: what an operator did to which object.
 	Note(kind, object, message string)
 }
@@ -236,6 +240,13 @@ func (s *Server) volumes(r *http.Request) (any, error) {
 
 // present shows volumes with what the stores and the reactor know of them.
 func (s *Server) present(ctx context.Context, vs []meta.Volume) ([]Volume, error) {
+	return s.show(ctx, vs, s.Meta.VolumeUsers)
+}
+
+// noUsers are a volume's while nobody can tell.
+func noUsers(context.Context, uuid.UUID) ([]string, error) { return []string{}, nil }
+
+func (s *Server) show(ctx context.Context, vs []meta.Volume, usersOf func(context.Context, uuid.UUID) ([]string, error)) ([]Volume, error) {
 	stats, err := s.Access.Stats(ctx)
 	if err != nil {
 		return nil, err
@@ -246,7 +257,7 @@ func (s *Server) present(ctx context.Context, vs []meta.Volume) ([]Volume, error
 		if v.State == meta.VolumeDeleting {
 			continue
 		}
-		users, err := s.Meta.VolumeUsers(ctx, v.ID)
+		users, err := usersOf(ctx, v.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -750,11 +761,15 @@ func (s *Server) status(r *http.Request) (any, error) {
 	ctx := r.Context()
 	st := Status{Volumes: []Volume{}, Stores: []Store{}, Warnings: []string{}}
 	s.Agent.Info(&st)
-	vs, err := s.Meta.Volumes(ctx)
-	if err != nil {
-		return nil, err
+	st.Meta.Silent = s.Agent.MetaSilent(ctx)
+	vs, users, err := s.Agent.SeenVolumes(), noUsers, error(nil)
+	if st.Meta.Silent == 0 {
+		users = s.Meta.VolumeUsers
+		if vs, err = s.Meta.Volumes(ctx); err != nil {
+			return nil, err
+		}
 	}
-	if st.Volumes, err = s.present(ctx, vs); err != nil {
+	if st.Volumes, err = s.show(ctx, vs, users); err != nil {
 		return nil, err
 	}
 	if st.Stores, err = s.Agent.Stores(ctx); err != nil {

@@ -76,8 +76,10 @@ type agent struct {
 	queue   vfs.Queue
 	reactor *access.Reactor
 	access  *access.Access
-	links   *peer.Links // to and from the stores of other nodes; nil: a node of its own
-	known   members     // of the cluster
+	links   *peer.Links                         // to and from the stores of other nodes; nil: a node of its own
+	known   members                             // of the cluster
+	silent  func(context.Context) time.Duration // for how long etcd has not answered; nil: the metadata is this node's own
+	seen    sight
 	paths   *path.Engine
 	hosts   *association.Service
 	plugins *supervisor.Supervisor

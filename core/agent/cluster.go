@@ -75,6 +75,7 @@ func (a *agent) startDoor(ctx context.Context, undo *stack) error {
 	life, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { a.renewCertificate(life) })
+	wg.Go(func() { a.watchCluster(life) })
 	undo.push(func() error { stop(); wg.Wait(); return nil })
 	return nil
 }
@@ -138,6 +139,21 @@ func (a *agent) seat(ctx context.Context, in cluster.Application, out *cluster.A
 
 // Nodes implements admin.Agent.
 func (a *agent) Nodes(ctx context.Context) ([]admin.Node, error) {
+	d := a.MetaSilent(ctx)
+	if d == 0 {
+		return a.nodes(ctx)
+	}
+	a.seen.mu.Lock()
+	defer a.seen.mu.Unlock()
+	out := []admin.Node{}
+	for _, n := range a.seen.nodes {
+		n.Silent = d
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func (a *agent) nodes(ctx context.Context) ([]admin.Node, error) {
 	nodes, err := a.meta.Nodes(ctx)
 	if err != nil {
 		return nil, err
@@ -239,17 +255,20 @@ func (a *agent) Cluster(ctx context.Context) (admin.Cluster, error) {
 		return admin.Cluster{}, errAlone
 	}
 	out := admin.Cluster{ID: a.meta.Cluster().ID.String(), Embed: a.config().Cluster.Embed, Members: []admin.Member{}, Warnings: []string{}}
-	nodes, err := a.meta.Nodes(ctx)
+	nodes, err := a.Nodes(ctx)
 	if err != nil {
 		return out, err
 	}
-	health, err := quorum.Ask(ctx, a.quorum.client)
+	health, err := a.health(ctx)
 	if err != nil {
 		return out, err
+	}
+	if d := a.MetaSilent(ctx); d > 0 {
+		out.Warnings = append(out.Warnings, silence(d))
 	}
 	for _, h := range health {
 		m := admin.Member{Name: h.Name, Client: h.Client, Votes: h.Votes, Leads: h.Leads, Database: h.Database, Trouble: h.Trouble}
-		if i := slices.IndexFunc(nodes, func(n meta.Node) bool { return n.ID.String() == h.Name }); i >= 0 {
+		if i := slices.IndexFunc(nodes, func(n admin.Node) bool { return n.ID == h.Name }); i >= 0 {
 			m.Name = nodes[i].Name
 		}
 		if out.Embed {
@@ -265,6 +284,21 @@ func (a *agent) Cluster(ctx context.Context) (admin.Cluster, error) {
 	}
 	return out, nil
 }
+
+// health asks the members of etcd how they fare: those that etcd lists, or that were known when it last did.
+func (a *agent) health(ctx context.Context) ([]quorum.Health, error) {
+	all := a.quorum.roster.get()
+	if a.MetaSilent(ctx) == 0 {
+		var err error
+		if all, err = quorum.Members(ctx, a.quorum.client); err != nil {
+			return nil, err
+		}
+	}
+	return quorum.Ask(ctx, a.quorum.client, all, askPatience), nil
+}
+
+// askPatience is how long those who look at the node wait for each member of etcd.
+const askPatience = 2 * time.Second
 
 // clusterPatience bounds how long those who look at the node wait for the cluster's etcd.
 const clusterPatience = 3 * time.Second

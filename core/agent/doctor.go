@@ -73,7 +73,7 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 			add("error", fmt.Sprintf("store %s: %d blocks did not match their checksum", s.name, st.CorruptBlocks), "replace the disk; restore the volumes concerned from a backup")
 		}
 	}
-	if known, err := a.meta.Stores(ctx); err == nil {
+	if known, _, err := a.storesAndVolumes(ctx); err == nil {
 		if !slices.ContainsFunc(known, func(k meta.Store) bool { return k.State == meta.StoreActive }) {
 			add("error", "no store is active: first writes to new extents are held, and hosts are told to try again", "mooring store undrain NAME, or mooring store add NAME PATH")
 		}
@@ -94,7 +94,9 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 			add("ok", "plugin "+p.Entry.Name+" runs", "")
 		}
 	}
-	out = append(out, a.doctorPolicies(ctx)...)
+	if a.MetaSilent(ctx) == 0 {
+		out = append(out, a.doctorPolicies(ctx)...)
+	}
 	for _, l := range a.Listeners() {
 		if l.State != "up" {
 			add("error", fmt.Sprintf("not listening at %s: %s", l.URL, l.State), "")

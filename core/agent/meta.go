@@ -88,7 +88,12 @@ func (a *agent) usedStore() string {
 // openMetaStore opens the store that the metadata lives in.
 func (a *agent) openMetaStore(ctx context.Context) (store.Store, error) {
 	if a.quorum != nil {
-		return etcd.Open(ctx, etcd.Options{Client: a.quorum.client, Prefix: a.quorum.prefix, Logger: a.log})
+		st, err := etcd.Open(ctx, etcd.Options{Client: a.quorum.client, Prefix: a.quorum.prefix, Logger: a.log})
+		if err != nil {
+			return nil, err
+		}
+		a.silent = st.Silent
+		return st, nil
 	}
 	return badger.Open(badger.Options{Dir: metaDir(a.cfg), Logger: a.log})
 }

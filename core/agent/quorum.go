@@ -23,7 +23,7 @@ import (
 	"github.com/mooring-io/mooring/core/quorum"
 )
 
-// rosterEvery is how often a node looks whether etcd's members changed.
+// rosterEvery is how often the node whose member leads looks whether others should vote.
 const rosterEvery = 5 * time.Second
 
 // The folders of a node of a cluster in its data directory.
@@ -36,6 +36,25 @@ type quorumLink struct {
 	client *clientv3.Client
 	prefix string         // of the keys in etcd
 	member *quorum.Member // of this node; nil: it runs none
+	roster roster
+}
+
+// roster are the members of the embedded etcd as this node last knew them.
+type roster struct {
+	mu  sync.Mutex
+	all []quorum.Info
+}
+
+func (r *roster) set(all []quorum.Info) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = all
+}
+
+func (r *roster) get() []quorum.Info {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all
 }
 
 // linkQuorum has a node of a cluster reach etcd: its own member is started if it has
@@ -148,16 +167,8 @@ func (a *agent) followRoster(undo *stack) {
 		saved = nil // written anew below
 	}
 	wg.Go(func() {
-		quorum.Watch(ctx, q.client, rosterEvery, func(all []quorum.Info) {
-			var voters []string
-			for _, i := range all {
-				if i.Votes && i.Client != "" {
-					voters = append(voters, i.Client)
-				}
-			}
-			if len(voters) > 0 {
-				q.client.SetEndpoints(voters...)
-			}
+		quorum.Follow(ctx, q.client, q.member, func(all []quorum.Info) {
+			q.roster.set(all)
 			peers := quorum.PeersOf(all)
 			// Its own member may be too young to have a name there.
 			if own, ok := saved[a.id.Node.String()]; ok && peers[a.id.Node.String()] == "" {

@@ -198,11 +198,7 @@ func (a *agent) used() map[uuid.UUID]int64 {
 
 // Stores implements admin.Agent.
 func (a *agent) Stores(ctx context.Context) ([]admin.Store, error) {
-	known, err := a.meta.Stores(ctx)
-	if err != nil {
-		return nil, err
-	}
-	vols, err := a.meta.Volumes(ctx)
+	known, vols, err := a.storesAndVolumes(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap/zapcore"
@@ -113,6 +114,15 @@ func (m *Member) Err() error {
 	}
 }
 
+func (m *Member) ended() bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Ready is closed once the member knows a leader and serves.
 func (m *Member) Ready() <-chan struct{} { return m.etcd.Server.ReadyNotify() }
 
@@ -121,6 +131,19 @@ func (m *Member) ID() uint64 { return uint64(m.etcd.Server.MemberID()) }
 
 // Leads says whether the member leads its cluster now.
 func (m *Member) Leads() bool { return m.etcd.Server.Leader() == m.etcd.Server.MemberID() }
+
+// Leader is the number of the member that leads as far as this one knows, 0: it knows none.
+func (m *Member) Leader() uint64 { return m.etcd.Server.Lead() }
+
+// Members are the members of the cluster as far as this one has applied etcd's log, in the order of the function
+// of that name. Nobody else is asked: it needs no leader.
+func (m *Member) Members() []Info {
+	var all []*etcdserverpb.Member
+	for _, x := range m.etcd.Server.Cluster().Members() {
+		all = append(all, &etcdserverpb.Member{ID: uint64(x.ID), Name: x.Name, PeerURLs: x.PeerURLs, ClientURLs: x.ClientURLs, IsLearner: x.IsLearner})
+	}
+	return infos(all)
+}
 
 // Close ends the member in order. A leader hands over first.
 func (m *Member) Close() error {

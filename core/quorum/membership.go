@@ -105,10 +105,11 @@ var ErrTwoVotes = errors.New("etcd would be left with two votes, or without a ma
 
 // RemoveMember takes a node's member, by its name or peer address, out of the cluster, if it has one.
 func RemoveMember(ctx context.Context, c *clientv3.Client, name, peer string) error {
-	all, err := Ask(ctx, c)
+	list, err := Members(ctx, c)
 	if err != nil {
 		return err
 	}
+	all := Ask(ctx, c, list, removePatience)
 	i := slices.IndexFunc(all, func(m Health) bool { return m.Name == name || m.Peer == peer })
 	if i < 0 {
 		return nil
@@ -142,10 +143,7 @@ func (m *Member) Balance(ctx context.Context, c *clientv3.Client) (changed bool,
 	if !m.Leads() {
 		return false, nil
 	}
-	all, err := Members(ctx, c)
-	if err != nil {
-		return false, err
-	}
+	all := m.Members()
 	voters := 0
 	for _, i := range all {
 		if i.Votes {
@@ -196,12 +194,10 @@ type Health struct {
 	Trouble  string // "" is well
 }
 
-// Ask asks every member how it fares. Those that do not answer say so in Trouble.
-func Ask(ctx context.Context, c *clientv3.Client) ([]Health, error) {
-	all, err := Members(ctx, c)
-	if err != nil {
-		return nil, err
-	}
+// Ask asks members how they fare, and waits for them for at most so long. Those that do not answer say so in Trouble.
+func Ask(ctx context.Context, c *clientv3.Client, all []Info, patience time.Duration) []Health {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	out := make([]Health, len(all))
 	done := make(chan struct{})
 	for n, i := range all {
@@ -213,8 +209,11 @@ func Ask(ctx context.Context, c *clientv3.Client) ([]Health, error) {
 	for range all {
 		<-done
 	}
-	return out, nil
+	return out
 }
+
+// removePatience is how long members are waited for without which one is not removed.
+const removePatience = 10 * time.Second
 
 func ask(ctx context.Context, c *clientv3.Client, i Info) Health {
 	h := Health{Info: i}
@@ -222,8 +221,6 @@ func ask(ctx context.Context, c *clientv3.Client, i Info) Health {
 		h.Trouble = "never started"
 		return h
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialPatience)
-	defer cancel()
 	r, err := c.Status(ctx, i.Client)
 	if err != nil {
 		h.Trouble = "does not answer"
@@ -303,24 +300,4 @@ func Initial(all []Info, name, peer string) Peers {
 		}
 	}
 	return p
-}
-
-// Watch calls fn with the members, now and whenever they are found to have changed,
-// looking every so often, until ctx ends.
-func Watch(ctx context.Context, c *clientv3.Client, every time.Duration, fn func([]Info)) {
-	var last []Info
-	for {
-		one, cancel := context.WithTimeout(ctx, dialPatience)
-		all, err := Members(one, c)
-		cancel()
-		if err == nil && !slices.Equal(all, last) {
-			last = all
-			fn(all)
-		}
-		select {
-		case <-time.After(every):
-		case <-ctx.Done():
-			return
-		}
-	}
 }

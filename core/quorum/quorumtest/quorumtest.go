@@ -152,3 +152,6 @@ func (c *Cluster) Leader() int {
 	}
 	return -1
 }
+
+// Member is a member that runs.
+func (c *Cluster) Member(i int) *quorum.Member { return c.members[i] }

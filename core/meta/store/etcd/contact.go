@@ -73,6 +73,16 @@ func (c *contact) grace(ttl int64) int64 {
 	return c.resumed + min(c.outage, ttl)
 }
 
+// silent is for how long etcd has not answered, in ns; 0: it does.
+func (c *contact) silent() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.since == 0 {
+		return 0
+	}
+	return max(1, c.clock.Boot()-c.since)
+}
+
 var errLearner = rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner)
 
 // transient says whether an error is etcd's being away, changing its leader or being

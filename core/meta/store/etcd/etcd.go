@@ -40,6 +40,8 @@ const (
 	patience = 10 * time.Second
 	// attempt bounds one request, after which another member of etcd is asked.
 	attempt = 2 * time.Second
+	// impatience bounds the question whether etcd answers at all.
+	impatience = time.Second
 	// Between attempts.
 	firstPause, lastPause = 20 * time.Millisecond, 500 * time.Millisecond
 )
@@ -178,6 +180,25 @@ func (s *Store) commit(ctx context.Context, build func(clientv3.Txn) clientv3.Tx
 	defer done()
 	r, err := contacted(&s.contact, func() (*clientv3.TxnResponse, error) { return build(s.c.Txn(inner)).Commit() })
 	return r, s.explain(ctx, err)
+}
+
+// Silent is for how long etcd has not answered, 0: it does. Where that is not known for certain it is asked,
+// which takes a second at most.
+func (s *Store) Silent(ctx context.Context) time.Duration {
+	if ns := s.contact.silent(); ns > 0 {
+		return time.Duration(ns)
+	}
+	inner, done, err := s.begin(ctx)
+	if err != nil {
+		return 0
+	}
+	defer done()
+	one, cancel := context.WithTimeout(inner, impatience)
+	defer cancel()
+	_, _ = contacted(&s.contact, func() (*clientv3.GetResponse, error) {
+		return s.c.Get(one, s.prefix+restoreKey, clientv3.WithCountOnly())
+	})
+	return time.Duration(s.contact.silent())
 }
 
 // Get is store.Store.Get.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -147,6 +148,7 @@ func state(node, want string) func([]admin.Node) bool {
 
 // The node that leads etcd is killed: the metadata goes on, and so does the I/O of the others.
 func TestNodeDeath(t *testing.T) {
+	t.Parallel()
 	nodes := form(t, "a", "b", "c")
 	dead := leader(nodes)
 	var alive []*node
@@ -201,6 +203,7 @@ const patient = "limits {\n  hold_for = \"25s\"\n}\n"
 // An etcd that others run goes away and comes back: I/O goes on as long as leases are valid, is held then, and goes on
 // by itself, with the same Meta session and without an error at the host.
 func TestEtcdAway(t *testing.T) {
+	t.Parallel()
 	e := quorumtest.Start(t, 1)
 	config := fmt.Sprintf("cluster {\n  endpoints = [%q]\n}\n%s", e.Endpoints()[0], patient)
 	a, b := newNode(t, "a", config), newNode(t, "b", config)
@@ -236,21 +239,29 @@ func TestEtcdAway(t *testing.T) {
 	stranger.refused("another cluster", "cluster", "init", "-config", stranger.file)
 }
 
+// seesSilence asks a node without etcd how things are: it says what it knows, and that etcd does not answer.
+func (n *node) seesSilence() {
+	n.t.Helper()
+	s, err := try[admin.Status](n, "status")
+	if s.Meta.Silent == 0 || len(s.Volumes) != 1 || len(s.Stores) != 1 || s.Stores[0].State != "active" {
+		n.t.Errorf("status without etcd: silent for %v, volumes %+v, stores %+v, %v", s.Meta.Silent, s.Volumes, s.Stores, err)
+	}
+	nodes, err := try[[]admin.Node](n, "node", "list")
+	if len(nodes) != 3 || nodes[0].Silent == 0 || nodes[0].State != "up" {
+		n.t.Errorf("node list without etcd: %+v, %v", nodes, err)
+	}
+	n.refused("has not answered", "node", "list")
+	c, err := try[admin.Cluster](n, "cluster", "status")
+	if len(c.Members) != 3 || c.Members[0].Name != "a" || !strings.Contains(strings.Join(c.Warnings, "; "), "has not answered") {
+		n.t.Errorf("cluster status without etcd: %+v, %v", c, err)
+	}
+}
+
 // Two of three nodes stand still together, so that the third one is without etcd, and then go on: nobody is judged for it.
 func TestStandstill(t *testing.T) {
-	var nodes []*node
-	for _, name := range []string{"a", "b", "c"} {
-		n := newNode(t, name, embed+"\n"+patient)
-		if len(nodes) == 0 {
-			n.do("cluster", "init", "-config", n.file)
-		} else {
-			n.join(nodes[0])
-		}
-		n.start()
-		nodes = append(nodes, n)
-	}
+	t.Parallel()
+	nodes := formWith(t, embed+"\n"+patient, "a", "b", "c")
 	a, b, c := nodes[0], nodes[1], nodes[2]
-	a.votes(3)
 	a.serve("v")
 	l := a.load(a.connect())
 	l.goesOn(100)
@@ -258,6 +269,7 @@ func TestStandstill(t *testing.T) {
 	b.signal(syscall.SIGSTOP)
 	c.signal(syscall.SIGSTOP)
 	l.held()
+	a.seesSilence()
 	time.Sleep(away(t)) // it is the outage
 	b.signal(syscall.SIGCONT)
 	c.signal(syscall.SIGCONT)

@@ -41,6 +41,7 @@ func (n *node) serveTwice() {
 // The death of a node that only holds a replica is no more than a pause. When it is back it is given what it missed, by itself: then the
 // node that drove the volume may die, and nothing is missing.
 func TestReplicaDeath(t *testing.T) {
+	t.Parallel()
 	nodes := form(t, "a", "b", "c")
 	a := nodes[0]
 	a.serveTwice()
@@ -103,6 +104,7 @@ func TestReplicaDeath(t *testing.T) {
 // A volume with two replicas outlives the node that drives it: another one takes over, and a host that has a way there finds
 // all that was acknowledged.
 func TestOwnerDeath(t *testing.T) {
+	t.Parallel()
 	nodes := form(t, "a", "b", "c")
 	a := nodes[0]
 	a.serveTwice()

@@ -297,9 +297,15 @@ func (n *node) join(by *node) (note string) {
 // form makes and starts a cluster of nodes; with three and more it waits until three vote.
 func form(t *testing.T, names ...string) []*node {
 	t.Helper()
+	return formWith(t, embed, names...)
+}
+
+// formWith is form for nodes with more in their configuration than a cluster block.
+func formWith(t *testing.T, config string, names ...string) []*node {
+	t.Helper()
 	var out []*node
 	for _, name := range names {
-		n := newNode(t, name, embed)
+		n := newNode(t, name, config)
 		if len(out) == 0 {
 			n.do("cluster", "init", "-config", n.file)
 		} else {
@@ -311,6 +317,12 @@ func form(t *testing.T, names ...string) []*node {
 	if len(out) >= 3 {
 		out[0].votes(3)
 	}
+	// All at once: the last ones of those that stop one after the other would wait for a majority that is gone.
+	t.Cleanup(func() {
+		for _, n := range out {
+			n.signal(syscall.SIGTERM)
+		}
+	})
 	return out
 }
 

@@ -20,6 +20,7 @@ import (
 
 // Three nodes become one cluster, in which each sees what another made.
 func TestForm(t *testing.T) {
+	t.Parallel()
 	a, b, c := newNode(t, "a", embed), newNode(t, "b", embed), newNode(t, "c", embed)
 	a.refused("cluster init", "agent", "-config", a.file)
 	a.do("cluster", "init", "-config", a.file)

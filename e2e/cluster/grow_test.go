@@ -18,6 +18,7 @@ import (
 // A node on its own grows into a cluster with its volumes, whenever cluster init is killed: before the cut-over it is on
 // its own as before, after it in the cluster, and the same command goes on to the end.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "a", "")
 	n.start()
 	n.serve("v")

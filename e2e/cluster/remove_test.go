@@ -12,6 +12,7 @@ import (
 // A node is removed when another vote is there to take its place; a witness votes like a node, and goes on with one
 // when the other dies.
 func TestRemoveAndWitness(t *testing.T) {
+	t.Parallel()
 	nodes := form(t, "a", "b", "c")
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	a.refused("which runs", "node", "remove", "c")

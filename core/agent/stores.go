@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -29,6 +30,9 @@ type openStore struct {
 	store *extent.Store
 	drain *admin.StoreDrain // guarded by agent.mu; nil: it is not draining
 }
+
+// refusedTimeout bounds the end of a store that was opened and then refused.
+const refusedTimeout = 2 * time.Second
 
 // openStores opens the configured stores and those that were added by hand.
 func (a *agent) openStores(ctx context.Context, undo *stack) error {
@@ -127,6 +131,10 @@ func (a *agent) openStore(ctx context.Context, c config.Store) error {
 		err = a.lend(ctx, s)
 	}
 	if err != nil {
+		a.log.Error("a store is not taken", "store", c.Name, "path", c.Path, "error", err)
+		// A store that the reactor does not drive, such as one that Meta refused, cannot end in order.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refusedTimeout)
+		defer cancel()
 		return errors.Join(err, s.Close(ctx))
 	}
 	for _, v := range lost {

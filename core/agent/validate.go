@@ -19,7 +19,7 @@ import (
 )
 
 // Validate says what is wrong with a file that only its plugins know: listeners that they do not serve, and their config
-// blocks. Each plugin that the agent would run is asked who it is, and nothing else is run. The error is a *config.Error; doubts are
+// blocks. Each plugin that the agent would run is asked who it is and what it says to its block, and nothing else is run. The error is a *config.Error; doubts are
 // what could not be found out, and what the file relies on and does not have.
 func Validate(ctx context.Context, c *config.Config) (doubts []string, err error) {
 	doubts = c.Doubts()
@@ -44,15 +44,18 @@ func Validate(ctx context.Context, c *config.Config) (doubts []string, err error
 	defer func() { err = errors.Join(err, s.Close()) }()
 	var diags hcl.Diagnostics
 	for _, p := range c.Plugins {
-		d, err := s.Describe(ctx, p.Name)
-		if errors.Is(err, supervisor.ErrUnknown) {
+		d, err := s.Try(ctx, p.Name, p.Config, p.Range)
+		var wrong *supervisor.ConfigError
+		switch {
+		case errors.Is(err, supervisor.ErrUnknown):
 			continue // a doubt already
-		}
-		if err != nil {
+		case errors.As(err, &wrong):
+			diags = append(diags, wrong.Diagnostics...)
+		case err != nil:
 			doubts = append(doubts, fmt.Sprintf("%s: plugin %s could not be asked what it serves: %v", p.Pos, p.Name, err))
 			continue
 		}
-		diags = append(diags, checkPlugin(p, d)...)
+		diags = append(diags, checkListeners(p, d)...)
 	}
 	if diags.HasErrors() {
 		return doubts, c.Wrong(diags)
@@ -60,8 +63,8 @@ func Validate(ctx context.Context, c *config.Config) (doubts []string, err error
 	return doubts, nil
 }
 
-// checkPlugin compares a plugin block with what the plugin says of itself.
-func checkPlugin(p config.Plugin, d *proto.Description) (diags hcl.Diagnostics) {
+// checkListeners finds the listeners that a plugin does not serve.
+func checkListeners(p config.Plugin, d *proto.Description) (diags hcl.Diagnostics) {
 	for i, l := range p.Listen {
 		u, err := url.Parse(l)
 		if err != nil || slices.Contains(d.ListenSchemes, u.Scheme) {
@@ -75,13 +78,6 @@ func checkPlugin(p config.Plugin, d *proto.Description) (diags hcl.Diagnostics) 
 			Severity: hcl.DiagError, Summary: "Listener of another plugin",
 			Detail: fmt.Sprintf("Plugin %s does not serve %s://; %s.", p.Name, u.Scheme, serves), Subject: &p.ListenAt[i],
 		})
-	}
-	_, wrong := supervisor.DecodeConfig(p.Config, d.Schema)
-	for _, w := range wrong {
-		if p.Config == nil { // what is missing has no place of its own
-			w.Subject = &p.Range
-		}
-		diags = append(diags, w)
 	}
 	return diags
 }

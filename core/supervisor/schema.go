@@ -11,6 +11,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
+	"github.com/mooring-io/mooring/sdk"
 	"github.com/mooring-io/mooring/sdk/proto"
 )
 
@@ -246,3 +247,6 @@ type ConfigError struct {
 func (e *ConfigError) Error() string {
 	return fmt.Sprintf("configuration of plugin %s: %v", e.Plugin, e.Diagnostics)
 }
+
+// Unwrap says that it is the file that is wrong.
+func (e *ConfigError) Unwrap() error { return sdk.ErrInvalid }

@@ -351,7 +351,7 @@ func (s *Supervisor) Add(ctx context.Context, path string) (Entry, error) {
 	if filepath.Dir(path) == filepath.Clean(s.opts.PluginDir) {
 		e.BuiltIn, e.Core = true, s.catalog.core
 	}
-	d, err := s.ask(ctx, e)
+	d, err := s.ask(ctx, e, nil)
 	if err != nil {
 		return Entry{}, fmt.Errorf("add plugin: %w", err)
 	}
@@ -389,7 +389,20 @@ func (s *Supervisor) Describe(ctx context.Context, name string) (*proto.Descript
 			return d, nil
 		}
 	}
-	return s.ask(ctx, e)
+	return s.ask(ctx, e, nil)
+}
+
+// Try runs the file of a plugin for as long as it takes to hand it a config block, and returns who it is. A *ConfigError says
+// what is wrong with the block; where is the place of one that is not there.
+func (s *Supervisor) Try(ctx context.Context, name string, config hcl.Body, where hcl.Range) (*proto.Description, error) {
+	e, err := s.catalog.get(name)
+	if err != nil {
+		return nil, err
+	}
+	return s.ask(ctx, e, func(ctx context.Context, i *instance) error {
+		_, err := i.configure(ctx, config, where)
+		return err
+	})
 }
 
 // ForScheme returns the plugin that serves URLs with that scheme.
@@ -415,8 +428,8 @@ func (s *Supervisor) ForScheme(ctx context.Context, scheme string) (string, erro
 	return "", fmt.Errorf("no plugin serves %s://: %w; there are: %s", scheme, ErrUnknown, strings.Join(known, ", "))
 }
 
-// ask runs the file of e just long enough to say who it is.
-func (s *Supervisor) ask(ctx context.Context, e Entry) (*proto.Description, error) {
+// ask runs the file of e just long enough to say who it is, and for what more is to be asked. Its description comes with the error of more.
+func (s *Supervisor) ask(ctx context.Context, e Entry, more func(context.Context, *instance) error) (*proto.Description, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Timing.Start)
 	defer cancel()
 	type answer struct {
@@ -427,14 +440,14 @@ func (s *Supervisor) ask(ctx context.Context, e Entry) (*proto.Description, erro
 	go func() {
 		// Never unlocked: the thread ends with the goroutine, after the process.
 		runtime.LockOSThread()
-		d, err := s.askHere(ctx, e)
+		d, err := s.askHere(ctx, e, more)
 		done <- answer{d, err}
 	}()
 	a := <-done
 	return a.d, a.err
 }
 
-func (s *Supervisor) askHere(ctx context.Context, e Entry) (*proto.Description, error) {
+func (s *Supervisor) askHere(ctx context.Context, e Entry, more func(context.Context, *instance) error) (*proto.Description, error) {
 	if err := hardenThread(); err != nil {
 		return nil, err
 	}
@@ -450,12 +463,16 @@ func (s *Supervisor) askHere(ctx context.Context, e Entry) (*proto.Description, 
 		return nil, err
 	}
 	defer s.end(i)
+	var asked error
+	if more != nil {
+		asked = more(ctx, i)
+	}
 	stop, cancel := context.WithTimeout(ctx, s.opts.Timing.Stop)
 	defer cancel()
 	if err := i.stopGently(stop); err != nil {
 		s.log.Debug("plugin did not stop", "plugin", e.Name, "error", err)
 	}
-	return i.description, s.catalog.described(e.Name, e.SHA256, i.description)
+	return i.description, errors.Join(asked, s.catalog.described(e.Name, e.SHA256, i.description))
 }
 
 // open verifies the file of e and launches it. The calling goroutine is locked to

@@ -148,7 +148,7 @@ func (w *worker) equip(ctx context.Context, i *instance, e Entry) error {
 	if err := w.sup.catalog.described(e.Name, e.SHA256, i.description); err != nil {
 		return err
 	}
-	if _, err := w.configure(ctx, i, w.spec.Config, w.spec.Where); err != nil {
+	if _, err := i.configure(ctx, w.spec.Config, w.spec.Where); err != nil {
 		return err
 	}
 	if i.description.Kind != proto.Kind_KIND_DATA {
@@ -178,16 +178,16 @@ func (w *worker) equip(ctx context.Context, i *instance, e Entry) error {
 	return w.listen(ctx, i)
 }
 
-// configure decodes a config block and hands it to the plugin.
-func (w *worker) configure(ctx context.Context, i *instance, body hcl.Body, where hcl.Range) (restartRequired bool, err error) {
+// configure decodes a config block, which where names if it is empty, and hands it to the plugin. A *ConfigError says what is wrong with it.
+func (i *instance) configure(ctx context.Context, body hcl.Body, where hcl.Range) (restartRequired bool, err error) {
 	json, diags := DecodeConfig(body, i.description.Schema)
 	if !diags.HasErrors() {
 		resp, err := i.plugin.Configure(ctx, &proto.ConfigureRequest{Json: string(json)})
 		if err != nil {
-			return false, fmt.Errorf("configure plugin %s: %w", w.name, err)
+			return false, fmt.Errorf("configure plugin %s: %w", i.process.name, err)
 		}
 		restartRequired = resp.RestartRequired
-		diags = append(diags, configDiagnostics(w.name, body, i.description.Schema, resp.Errors)...)
+		diags = append(diags, configDiagnostics(i.process.name, body, i.description.Schema, resp.Errors)...)
 	}
 	if !diags.HasErrors() {
 		i.config = string(json)
@@ -201,7 +201,7 @@ func (w *worker) configure(ctx context.Context, i *instance, body hcl.Body, wher
 			}
 		}
 	}
-	return false, &ConfigError{Plugin: w.name, Diagnostics: diags}
+	return false, &ConfigError{Plugin: i.process.name, Diagnostics: diags}
 }
 
 // listen has the plugin listen where it should.
@@ -403,7 +403,7 @@ func (w *worker) reconfigure(ctx context.Context, body hcl.Body, where hcl.Range
 		defer cancel()
 		former := w.inst.config
 		var err error
-		if restartRequired, err = w.configure(ctx, w.inst, body, where); err != nil {
+		if restartRequired, err = w.inst.configure(ctx, body, where); err != nil {
 			return err
 		}
 		changed = w.inst.config != former

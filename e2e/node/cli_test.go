@@ -85,6 +85,15 @@ func TestRefusals(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), g.path+" line 15, column 41: Listener of another plugin") || !strings.Contains(string(out), "line 17") {
 		t.Errorf("validate with a listener of another plugin: %v\n%s", err, out)
 	}
+	// What only the plugin can judge is wrong in the same place for both.
+	g.plugin = "listen = [\"nvme-tcp://127.0.0.1:4420\"]\n config {\n  queue_depth = 1\n }"
+	g.write(t)
+	for _, args := range [][]string{{"agent", "validate", g.path}, {"agent", "-config", g.path}} {
+		out, err := exec.Command(filepath.Join(programs, "mooring"), args...).CombinedOutput()
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "1 is not within 2 to 32768") || !strings.Contains(string(out), g.path) {
+			t.Errorf("%v of a value that the plugin refuses: %v\n%s", args, err, out)
+		}
+	}
 	a := start(t, 0, "-config", f.path)
 	list, err := a.mooring("plugin", "list", "-o", "json")
 	var plugins []struct{ Name, State string }

@@ -3,7 +3,10 @@ GO      ?= go
 PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-PLUGINS := $(notdir $(wildcard plugins/*))
+PLUGINS := $(filter-out transport-rdma,$(notdir $(wildcard plugins/*)))
+# The one plugin with cgo is built, and its binding checked and tested, where rdma-core's headers are.
+RDMA    := $(shell printf '\#include <rdma/rdma_cma.h>\n' | $(CC) -E -x c - >/dev/null 2>&1 && echo plugins/transport-rdma)
+NO_RDMA := left out: %s transport-rdma, for want of a C compiler or rdma-core headers (Debian: apt-get install gcc libc6-dev libibverbs-dev librdmacm-dev)\n
 TOOL     = $(GO) tool -modfile=tools/dev/go.mod
 
 .PHONY: all build run demo-cluster test check check-quick lint vuln unit race model fuzz e2e e2e-cluster bench install clean generate help deps
@@ -15,6 +18,12 @@ build: ## build bin/mooring and bin/plugins/*
 	@mkdir -p bin/plugins
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mooring ./cmd/mooring
 	@for p in $(PLUGINS); do echo "build bin/plugins/$$p"; CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plugins/$$p ./plugins/$$p || exit 1; done
+ifdef RDMA
+	@echo build bin/plugins/transport-rdma
+	@CGO_ENABLED=1 $(GO) build -trimpath -tags rdma -ldflags '$(LDFLAGS)' -o bin/plugins/transport-rdma ./$(RDMA)
+else
+	@rm -f bin/plugins/transport-rdma; printf '$(NO_RDMA)' 'building'
+endif
 
 run: build ## build all and start a node from config.hcl
 	./bin/mooring agent -config config.hcl -trust-plugins
@@ -33,6 +42,12 @@ check: lint ## formatting, vet, linters, house rules
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags e2e,cluster ./e2e/...
+ifdef RDMA
+	$(GO) vet -tags rdma ./$(RDMA)/...
+	$(TOOL) staticcheck -checks inherit,-ST1005 -tags rdma ./$(RDMA)/...
+else
+	@printf '$(NO_RDMA)' 'checks of the binding in'
+endif
 
 # Only our own enumerations are held to account in a switch; a tag to abort is no operation of a volume.
 lint: ## staticcheck, lost errors, switches that miss a case, log calls that miss a value
@@ -50,10 +65,20 @@ vuln: ## known vulnerabilities in what we call (asks the network)
 unit: ## all unit, contract, crash and in-process tests
 	$(GO) test -run '^$$' ./... >/dev/null
 	$(GO) test -p 1 -shuffle=on -timeout 10m ./...
+ifdef RDMA
+	$(GO) test -tags rdma -shuffle=on -timeout 5m ./$(RDMA)/...
+else
+	@printf '$(NO_RDMA)' 'tests of the binding in'
+endif
 
 race: ## the concurrent packages under the race detector
 	$(GO) test -race -run '^$$' ./core/... ./sdk/... ./plugins/... >/dev/null
 	$(GO) test -race -short -p 1 -timeout 10m ./core/... ./sdk/... ./plugins/...
+ifdef RDMA
+	$(GO) test -race -short -tags rdma -timeout 5m ./$(RDMA)/...
+else
+	@printf '$(NO_RDMA)' 'tests of the binding in'
+endif
 
 model: deps ## the safety rules in a model: they hold, and none can be left out
 	./docs/model/check.sh

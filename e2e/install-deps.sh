@@ -4,7 +4,8 @@ set -eu
 
 packages="linux-image-amd64 qemu-system-x86 busybox-static kmod xz-utils libc-bin nbdkit
 nvme-cli fio e2fsprogs util-linux iproute2 coreutils diffutils
-open-iscsi libiscsi-bin qemu-utils qemu-block-extra spin gcc libc6-dev"
+open-iscsi libiscsi-bin qemu-utils qemu-block-extra spin gcc libc6-dev
+libibverbs-dev librdmacm-dev ibverbs-providers ibverbs-utils"
 
 # A kernel counts by what it brings: any package of it will do.
 kernel_installed() {

@@ -8,7 +8,7 @@ export MOORING_SOCKET=/run/mooring.sock
 target_start() { # target_start DATA_DIR [PORT]: it may listen at a second one, and for iSCSI at $ISCSI
 	DATA=$1
 	agent_out=/results/agent.out # kept by the test, also when the guest hangs
-	$MOORING agent -dev -data-dir "$DATA" -listen nvme-tcp://$ADDRESS:$PORT ${2:+-listen nvme-tcp://$ADDRESS:$2} ${ISCSI:+-listen iscsi://$ISCSI} -socket $MOORING_SOCKET >$agent_out 2>>/results/agent.log &
+	$MOORING agent -dev -data-dir "$DATA" -listen nvme-tcp://$ADDRESS:$PORT ${2:+-listen nvme-tcp://$ADDRESS:$2} ${ISCSI:+-listen iscsi://$ISCSI} ${LISTEN:-} -socket $MOORING_SOCKET >$agent_out 2>>/results/agent.log &
 	AGENT=$!
 	wait_until 120 "the agent's line \"mooring: ready\"" agent_ready_or_gone
 	agent_running || die "the agent ended before it was ready"

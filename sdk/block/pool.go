@@ -92,6 +92,10 @@ func (p *Pool) MaxTransfer() int { return PageBytes << p.maxOrder }
 // Size is the size of the whole pool in bytes.
 func (p *Pool) Size() int { return len(p.mem) }
 
+// Memory is all of it, for a transport that registers it with a device: a Buffer lies Offset bytes
+// from its start. What is not allocated is nobody's to touch.
+func (p *Pool) Memory() []byte { return p.mem }
+
 // InUse is the memory that is allocated, in bytes, with what rounding up costs.
 func (p *Pool) InUse() int { return p.inUse * PageBytes }
 

@@ -19,7 +19,7 @@ func eventsCommand(g *globals) *cobra.Command {
 				path += "?follow=1"
 			}
 			w := c.OutOrStdout()
-			return admin.Stream(c.Context(), g.client(), path, func(e admin.Event) error {
+			return admin.Stream(c.Context(), g.client(), "GET", path, func(e admin.Event) error {
 				if g.output == "json" {
 					return json.NewEncoder(w).Encode(e)
 				}

@@ -137,7 +137,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		agentCommand(g), volumeCommand(g), subsystemCommand(g), namespaceCommand(g), targetCommand(g), lunCommand(g), hostCommand(g), pluginCommand(g),
-		storeCommand(g), nodeCommand(g), clusterCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(g), metaCommand(g),
+		storeCommand(g), scrubCommand(g), nodeCommand(g), clusterCommand(g), tenantCommand(g), pathCommand(g), eventsCommand(g), doctorCommand(g), statusCommand(g), benchCommand(g), checkCommand(g), metaCommand(g),
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()

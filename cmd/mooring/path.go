@@ -146,7 +146,7 @@ func pathWatch(g *globals) *cobra.Command {
 		Use: "watch", Short: "Show paths and access points, and then their changes as they happen", Args: usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			w := c.OutOrStdout()
-			return admin.Stream(c.Context(), g.client(), "/v1/paths/watch", func(e admin.PathEvent) error {
+			return admin.Stream(c.Context(), g.client(), "GET", "/v1/paths/watch", func(e admin.PathEvent) error {
 				if g.output == "json" {
 					return json.NewEncoder(w).Encode(e)
 				}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/vfs"
 	"github.com/mooring-io/mooring/sdk/block"
 )
@@ -231,6 +232,70 @@ func TestNoStoreForAReplica(t *testing.T) {
 	p.reconnect(0)
 	p.becomes(p.a, p.v, 0, 1)
 	p.same(p.id)
+}
+
+// TestScrub (rule 7): every member is read, what is damaged or differs is found and made equal, and a write meanwhile is no difference.
+func TestScrub(t *testing.T) {
+	p := newPair(t, false)
+	size := int(p.v.regionBytes() / blockBytes)
+	p.write(p.a, p.h, 2*size, fill(3, 2))
+	scrub := func() Scrubbed {
+		t.Helper()
+		s, err := p.a.access.Scrub(p.ctx, p.v, 0, func(Scrubbed) {})
+		p.must(err)
+		return s
+	}
+	whole := Scrubbed{Bytes: 2 * p.v.regionBytes(), Total: 2 * p.v.regionBytes()}
+	if got := scrub(); got != whole {
+		t.Errorf("of two regions that are well: %+v", got)
+	}
+	damage(t, p.b.sim, fill(1, 1)) // hosts read the other one
+	want := whole
+	want.Corrupt, want.Repaired = 1, 1
+	if got := scrub(); got != want {
+		t.Errorf("one block is damaged: %+v", got)
+	}
+	p.same(p.id)
+	damage(t, p.a.sim, fill(3, 1))
+	if got := scrub(); got != want {
+		t.Errorf("one block is damaged on the own store: %+v", got)
+	}
+	p.same(p.id)
+	// A store that lost a write that it had acknowledged.
+	done := make(chan error, 1)
+	p.b.on(func() {
+		e := p.b.store.Extent(p.first())
+		p.b.access.submit(Store(p.b.store), &extent.IO{Op: extent.OpWrite, Extent: e, Gen: e.Generation(), Blocks: 1, Buf: fill(7, 1), Durable: true, Done: func(io *extent.IO) { done <- io.Err }})
+	})
+	p.must(<-done)
+	want.Corrupt, want.Different = 0, 1
+	if got := scrub(); got != want {
+		t.Errorf("one member differs: %+v", got)
+	}
+	p.same(p.id)
+	p.read(p.a, p.h, 0, fill(1, 8))
+	// What is on its way to one member when the scrub comes is waited for.
+	f := p.held(0, fill(9, 1))
+	found := make(chan Scrubbed, 1)
+	go func() {
+		s, err := p.a.access.Scrub(p.ctx, p.v, 0, func(Scrubbed) {})
+		if err != nil {
+			t.Error(err)
+		}
+		found <- s
+	}()
+	p.a.cables[1].Release()
+	p.a.host.want("write", f, block.StatusOK)
+	if got := <-found; got != whole {
+		t.Errorf("during a write: %+v", got)
+	}
+	// Damaged everywhere: it is said, and stays.
+	p.write(p.a, p.h, 2*size+5, fill(11, 1))
+	damage(t, p.a.sim, fill(11, 1))
+	damage(t, p.b.sim, fill(11, 1))
+	if got := scrub(); got.Corrupt != 1 || got.Repaired != 0 {
+		t.Errorf("damaged on both: %+v", got)
+	}
 }
 
 // TestDeposedOwnerDeletesNothing (rule 2): what a later owner has sealed is not removed by one that goes on in the belief that it is nobody's.

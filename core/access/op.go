@@ -83,7 +83,7 @@ type request struct {
 // changes says whether the command changes data.
 func (o *op) changes() bool {
 	switch o.kind {
-	case ring.OpWrite, ring.OpWriteZeroes, ring.OpDiscard, ring.OpCompareAndWrite, opCopy, opLevel, opZero, opClean:
+	case ring.OpWrite, ring.OpWriteZeroes, ring.OpDiscard, ring.OpCompareAndWrite, opCopy, opLevel, opZero, opClean, opScrub:
 		return true
 	case ring.OpRead, ring.OpFlush, ring.OpCompare, ring.OpVerify:
 	}
@@ -168,6 +168,8 @@ func (o *op) start() {
 		o.transfer(extent.OpZero, o.range_, nil)
 	case opClean:
 		o.startClean()
+	case opScrub:
+		o.startScrub()
 	}
 }
 
@@ -300,6 +302,11 @@ func (o *op) ioDone(r *request) {
 
 // step goes on after everything that was submitted is back.
 func (o *op) step() {
+	if o.kind == opScrub && o.sent > 0 {
+		o.failed = false
+		o.scrubbed()
+		return
+	}
 	if o.failed && !o.settle() {
 		return
 	}

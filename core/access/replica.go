@@ -192,6 +192,7 @@ func (v *Volume) regionBytes() int64 { return int64(v.regionBlocks) * blockBytes
 type inner struct {
 	joiner *joiner // opCopy: what is read goes to this store; opLevel: nil, it goes to all members
 	marks  *marks  // opClean
+	scrub  *scrubbing
 	done   func(ring.Status)
 }
 

@@ -70,8 +70,8 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) (stat
 }
 
 // Stream calls fn with each object of an answer that goes on, until it ends.
-func Stream[T any](ctx context.Context, c *Client, path string, fn func(T) error) error {
-	_, body, err := c.open(ctx, http.MethodGet, path, nil)
+func Stream[T any](ctx context.Context, c *Client, method, path string, fn func(T) error) error {
+	_, body, err := c.open(ctx, method, path, nil)
 	if err != nil {
 		return err
 	}

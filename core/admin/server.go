@@ -60,6 +60,8 @@ type Agent interface {
 	MetaSilent(context.Context) time.Duration
 	// SeenVolumes are the volumes as this node last knew them, for when the metadata does not answer.
 	SeenVolumes() []meta.Volume
+	// Scrub reads all replicas of a volume, and repairs what is damaged or differs.
+	Scrub(ctx context.Context, v meta.Volume, progress func(Scrub)) (Scrub, error)
 	// Note records an event: what an operator did to which object.
 	Note(kind, object, message string)
 }
@@ -111,6 +113,7 @@ func (s *Server) Handler() http.Handler {
 	m.HandleFunc("POST /v1/volumes", answer(s.createVolume))
 	m.HandleFunc("GET /v1/volumes/{name}", answer(s.volume))
 	m.HandleFunc("PATCH /v1/volumes/{name}", answer(s.setVolume))
+	m.HandleFunc("POST /v1/volumes/{name}/scrub", s.scrub)
 	m.HandleFunc("DELETE /v1/volumes/{name}", answer(s.deleteVolume))
 
 	m.HandleFunc("GET /v1/subsystems", answer(s.subsystems))

@@ -219,7 +219,7 @@ func TestObjectsOverTheAPI(t *testing.T) {
 			t.Fatalf("events %q lack the deletion", kinds)
 		}
 		kinds = nil
-		if err := admin.Stream(n.ctx, n.client, "/v1/events", func(e admin.Event) error { kinds = append(kinds, e.Kind); return nil }); err != nil {
+		if err := admin.Stream(n.ctx, n.client, "GET", "/v1/events", func(e admin.Event) error { kinds = append(kinds, e.Kind); return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}

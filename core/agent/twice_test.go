@@ -53,7 +53,7 @@ func TestTwice(t *testing.T) {
 	// What is in the way is named as its user does.
 	n.do("POST", "/v1/subsystems/"+testNQN+"/namespaces", admin.NamespaceAttach{Volume: "w", NSID: 1}, nil, "exists", "volume default/v")
 	created := 0
-	if err := admin.Stream(n.ctx, n.client, "/v1/events", func(e admin.Event) error {
+	if err := admin.Stream(n.ctx, n.client, "GET", "/v1/events", func(e admin.Event) error {
 		if e.Kind == "volume-created" || e.Kind == "subsystem-created" || e.Kind == "host-allowed" {
 			created++
 		}

@@ -5,6 +5,8 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -75,6 +77,7 @@ func TestReplicaDeath(t *testing.T) {
 	}
 	l.goesOn(100)
 	l.end()
+	scrub(t, a, holder, host)
 	ways := []*nvmehost.Controller{}
 	for _, n := range nodes[1:] {
 		ways = append(ways, n.connect())
@@ -99,6 +102,42 @@ func TestReplicaDeath(t *testing.T) {
 			}
 		}
 	}
+}
+
+// scrub damages a block of the replica that hosts do not read, and has it found and repaired.
+func scrub(t *testing.T, a, holder *node, host *nvmehost.Controller) {
+	t.Helper()
+	mark := bytes.Repeat([]byte("damaged "), 512)
+	if err := again(func() error { return host.Write(a.ctx, 1, 2000, mark, false) }); err != nil {
+		t.Fatal(err)
+	}
+	if s := get[[]admin.Scrub](a, "scrub", "v"); len(s) != 1 || s[0].Extents != 1 || s[0].Corrupt+s[0].Different+s[0].Skipped != 0 || !s[0].Ended {
+		t.Errorf("scrub of what is well: %+v", s)
+	}
+	f, err := os.OpenFile(filepath.Join(holder.dir, "data", "stores", "main", "data"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 4096)
+	for at := int64(0); ; at += 4096 {
+		if _, err := f.ReadAt(b, at); err != nil {
+			t.Fatalf("the replica does not have the block: %v", err)
+		}
+		if bytes.Equal(b, mark) {
+			if _, err := f.WriteAt([]byte{0}, at+100); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if s := get[[]admin.Scrub](a, "scrub", "v"); s[0].Corrupt != 1 || s[0].Repaired != 1 {
+		t.Errorf("scrub of a damaged replica: %+v", s)
+	}
+	if s := get[[]admin.Scrub](a, "scrub"); s[0].Corrupt != 0 {
+		t.Errorf("scrub of a repaired replica: %+v", s)
+	}
+	holder.refused("driven by node", "scrub", "v")
 }
 
 // A volume with two replicas outlives the node that drives it: another one takes over, and a host that has a way there finds

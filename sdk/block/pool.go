@@ -41,7 +41,9 @@ type Pool struct {
 	free     []int32 // by order: first free block, or none
 	inUse    int     // pages
 	waiters  []waiter
-	freed    bool // since waiters were last served
+	freed    bool               // since waiters were last served
+	holders  map[string]*holder // by name; see Share
+	pressed  []*holder          // have parked commands
 }
 
 // page describes the block that begins at a page. Other pages' entries are stale.
@@ -98,11 +100,6 @@ func (p *Pool) Memory() []byte { return p.mem }
 
 // InUse is the memory that is allocated, in bytes, with what rounding up costs.
 func (p *Pool) InUse() int { return p.inUse * PageBytes }
-
-// fair says whether who holds so many bytes may take n more: as many as are free, or anything if it holds
-// nothing. The threshold moves with the load: one that takes what it can gets half of the pool, and k of them
-// leave one part in k+1 to whoever comes next, however long their hosts keep them waiting.
-func (p *Pool) fair(held, n int) bool { return held == 0 || held+n <= p.Size()-p.InUse() }
 
 // Alloc returns n contiguous bytes that begin on a page, 0 < n <= MaxTransfer. The
 // contents are whatever was there. It fails when no block is free, or when others

@@ -54,6 +54,7 @@ func executeConnect(c *Command) {
 		return
 	}
 	q.state = queueConnecting
+	q.share.Belong(data.HostNQN)
 	q.log = q.log.With("host", data.HostNQN, "nqn", data.SubsystemNQN, "queue", uint16(n.cmd.Queue))
 	switch {
 	case n.cmd.Queue != nvme.AdminQueue:

@@ -240,6 +240,7 @@ func (q *Queue) drained() {
 		return
 	}
 	q.state = queueDrained
+	q.share.Leave()
 	q.target.queues.Add(-1)
 	if ct := q.ctrl; ct != nil {
 		stats := q.stats

@@ -134,6 +134,7 @@ func (s *Server) answered(port Port, info NexusInfo, r *proto.AssociateResponse,
 		s.dissociate(r.GetAssociation(), true)
 		return nil, retry
 	}
+	n.share.Belong(info.Initiator)
 	n.refresh()
 	return n, Verdict{Result: proto.AssociateResult_ASSOCIATE_OK}
 }
@@ -236,6 +237,7 @@ func (n *Nexus) checkFinished() {
 		return
 	}
 	n.finished = true
+	n.share.Leave()
 	for _, u := range n.view.units {
 		if u != nil {
 			u.shared.leave(n)

@@ -26,7 +26,7 @@ store "main" {
 
 # How hosts reach the volumes. Every plugin is a process of its own.
 plugin "transport-tcp" {
-  # There is no authentication yet: listen on networks you trust only.
+  # NVMe hosts are not authenticated yet: listen on networks you trust only.
   listen  = ["nvme-tcp://127.0.0.1:4420"]
   threads = 1       # I/O threads; one core each when busy, none when idle
   pool    = "64MiB" # data in flight, per thread

@@ -132,7 +132,11 @@ func (q *Queue) associated(n *connecting, r *proto.AssociateResponse, err error)
 	defer t.associateDone()
 	if err != nil || r.GetResult() != proto.AssociateResult_ASSOCIATE_OK {
 		t.unreserve()
-		q.log.Info("host was not associated", "result", r.GetResult().String(), "reason", r.GetMessage(), "error", err)
+		if err != nil {
+			q.log.Info("host was not associated", "error", err)
+		} else {
+			q.log.Info("host was not associated", "result", r.GetResult().String(), "reason", r.GetMessage())
+		}
 		q.refuseAssociation(n.c, r, err)
 		return
 	}

@@ -124,6 +124,9 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	r.perIO = uint64(r.cfg.BlockBytes / r.block)
 	r.places = uint64(id.Size) / r.perIO
+	if size := int64(id.Size) * int64(r.block); r.cfg.SpanBytes > size {
+		return fmt.Errorf("the span of %d MiB is larger than the namespace, %d MiB", r.cfg.SpanBytes>>20, size>>20)
+	}
 	if r.cfg.SpanBytes > 0 {
 		r.places = min(r.places, uint64(r.cfg.SpanBytes)/uint64(r.cfg.BlockBytes))
 	}

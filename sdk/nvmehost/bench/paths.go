@@ -98,6 +98,9 @@ func (r *pathsRun) prepare(ctx context.Context) error {
 		return fmt.Errorf("block size %d is not a multiple of the namespace's %d", r.cfg.BlockBytes, r.block)
 	}
 	r.places = uint64(id.Size) * uint64(r.block) / uint64(r.cfg.BlockBytes)
+	if size := int64(id.Size) * int64(r.block); r.cfg.SpanBytes > size {
+		return fmt.Errorf("the span of %d MiB is larger than the namespace, %d MiB", r.cfg.SpanBytes>>20, size>>20)
+	}
 	if r.cfg.SpanBytes > 0 {
 		r.places = min(r.places, uint64(r.cfg.SpanBytes)/uint64(r.cfg.BlockBytes))
 	}

@@ -230,6 +230,27 @@ func (a *Access) left(s Store) {
 	a.heal.left(id, a.reactor.now())
 }
 
+// refresh makes up for what left or arrived while a control goroutine had its own copy of the set.
+func (a *Access) refresh(id extent.ID, e *extentSlot) {
+	for i := range e.set {
+		r := &e.set[i]
+		if r.store == nil {
+			continue
+		}
+		now := a.store(r.member.Store)
+		if now == r.store {
+			continue
+		}
+		if r.store, r.handle = now, nil; now == nil {
+			continue
+		}
+		r.handle = handleOf(now, id)
+		if e.sealed = false; e.state == extentReady {
+			e.state = extentUnsealed
+		}
+	}
+}
+
 var errLeft = errors.New("the store is out of reach")
 
 // RemoveStore forgets a store; no open volume may use it.

@@ -490,6 +490,7 @@ func (a *Access) forget(ctx context.Context, v *Volume, index uint32, stores []u
 		v.seq++
 		v.resolving++
 		now = *e
+		now.set = slices.Clone(e.set)
 	}); err != nil || busy {
 		return errors.Join(err, ErrChanged)
 	}

@@ -204,11 +204,16 @@ func TestFewerReplicas(t *testing.T) {
 	p.write(p.a, p.h, 4, fill(3, 1))
 	p.becomes(p.a, p.v, 0, 1)
 	p.nodes[2].until("nothing is left there", func() bool { return len(p.nodes[2].store.IDs()) == 0 })
+	p.a.until("its members have forgotten it", func() bool { e := &p.v.extents[0]; return len(e.absent) == 0 && e.resolving == nil })
 	p.same(p.id)
 	p.must(p.v.SetReplicas(p.ctx, 3))
 	p.becomes(p.a, p.v, 0, 1, 2)
 	p.b.crash(vfs.ProcessDeath)
-	p.a.until("it is known to be away", func() bool { return p.v.extents[0].set[1].store == nil || len(p.v.extents[0].set) == 2 })
+	p.a.until("it is known to be away", func() bool {
+		set := p.v.extents[0].set
+		i := slices.IndexFunc(set, func(r replica) bool { return r.member.Store == p.b.storeID })
+		return i < 0 || set[i].store == nil
+	})
 	p.must(p.v.SetReplicas(p.ctx, 2))
 	p.becomes(p.a, p.v, 0, 2)
 	p.b.start()

@@ -470,6 +470,7 @@ func (m *move) commit(ctx context.Context) error {
 		v.seq++
 		v.resolving++
 		now = *e
+		now.set = slices.Clone(e.set)
 		m.joiner.whenIdle(func() { close(idle) })
 	}); err != nil {
 		return err
@@ -512,7 +513,7 @@ func (m *move) change(ctx context.Context, idle <-chan struct{}, e extentSlot) (
 		return e, fmt.Errorf("%w: %w", errUnknown, err)
 	}
 	var set []replica
-	for _, r := range append(slices.Clone(e.set), m.joiner.replica) {
+	for _, r := range append(e.set, m.joiner.replica) {
 		if r.member.Store != m.relieved {
 			set = append(set, r)
 		}

@@ -258,6 +258,7 @@ func (v *Volume) resolved(i uint32, next extentSlot, status ring.Status) {
 			e.gone = append(e.gone, id)
 		}
 	}
+	v.access.refresh(extent.ID{Volume: v.id, Index: i}, e)
 	if e.state == extentReady {
 		v.access.attach(extent.ID{Volume: v.id, Index: i}, e.set)
 		v.replicated = v.replicated || len(e.set) > 1

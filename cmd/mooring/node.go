@@ -11,8 +11,8 @@ import (
 )
 
 func nodeCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "node", Short: "List and remove the nodes of the cluster", Aliases: []string{"nodes"}}
-	c.AddCommand(nodeList(g), nodeRemove(g))
+	c := &cobra.Command{Use: "node", Short: "List, drain, undrain and remove the nodes of the cluster", Aliases: []string{"nodes"}}
+	c.AddCommand(nodeList(g), nodeDrain(g), nodeUndrain(g), nodeRemove(g))
 	return c
 }
 
@@ -34,7 +34,7 @@ func nodeList(g *globals) *cobra.Command {
 					if n.Self {
 						name += " (this)"
 					}
-					row(name, n.State, up, n.Address, n.Vote, n.Stores, size(n.Capacity), n.Zone, n.Rack, n.ID)
+					row(name, nodeState(n), up, n.Address, n.Vote, n.Stores, size(n.Capacity), n.Zone, n.Rack, n.ID)
 				}
 			}); err != nil {
 				return err
@@ -43,6 +43,47 @@ func nodeList(g *globals) *cobra.Command {
 				return &degradedError{fmt.Sprintf("etcd has not answered for %v; this is what the node knew until then", ns[0].Silent.Round(time.Second))}
 			}
 			return nil
+		},
+	}
+}
+
+// nodeState is a node's state and, while it is draining, how far that is.
+func nodeState(n admin.Node) string {
+	switch {
+	case n.Drain == nil:
+		return n.State
+	case n.Drain.Left == 0:
+		return n.State + ", drained"
+	}
+	return fmt.Sprintf("%s, draining: %d replicas left", n.State, n.Drain.Left)
+}
+
+func nodeDrain(g *globals) *cobra.Command {
+	var in admin.NodeDrainAsk
+	c := &cobra.Command{
+		Use: "drain NAME", Short: "Make the replicas of a node on others, and put no new ones on it", Args: usageArgs(cobra.ExactArgs(1)),
+		Long: `Make the replicas of a node on other nodes, while hosts use them, and put no new ones
+on it. Returns at once; node list shows how far it is. It is refused when volumes would
+have fewer replicas than they are to have.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := g.client().Do(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/drain", in, nil); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), struct{}{}, "node %s is being emptied; see: mooring node list", args[0])
+		},
+	}
+	c.Flags().BoolVar(&in.Force, "force", false, "begin although there are too few other nodes; what finds no place stays")
+	return c
+}
+
+func nodeUndrain(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "undrain NAME", Short: "Have a node that is draining take replicas again", Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := g.client().Do(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/undrain", nil, nil); err != nil {
+				return err
+			}
+			return g.done(c.OutOrStdout(), struct{}{}, "node %s takes new replicas again; what was moved stays where it is", args[0])
 		},
 	}
 }

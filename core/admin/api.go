@@ -275,20 +275,31 @@ type StoreAdd struct {
 
 // Node is a node of the cluster, or the only one.
 type Node struct {
-	Name     string    `json:"name"`
-	ID       string    `json:"id"`
-	Address  string    `json:"address,omitempty"`
-	State    string    `json:"state"`          // up, down or witness
-	Self     bool      `json:"self"`           // the one that was asked
-	Since    time.Time `json:"since,omitzero"` // of its Meta session
-	Witness  bool      `json:"witness"`
-	Vote     string    `json:"vote,omitempty"` // in the agents' etcd: votes, follows, or none
-	Stores   int       `json:"stores"`
-	Capacity int64     `json:"capacity"`
-	Zone     string    `json:"zone,omitempty"` // failure domain
-	Rack     string    `json:"rack,omitempty"` // failure domain within the zone
+	Name     string     `json:"name"`
+	ID       string     `json:"id"`
+	Address  string     `json:"address,omitempty"`
+	State    string     `json:"state"`          // up, down or witness
+	Self     bool       `json:"self"`           // the one that was asked
+	Since    time.Time  `json:"since,omitzero"` // of its Meta session
+	Witness  bool       `json:"witness"`
+	Vote     string     `json:"vote,omitempty"` // in the agents' etcd: votes, follows, or none
+	Stores   int        `json:"stores"`
+	Capacity int64      `json:"capacity"`
+	Drain    *NodeDrain `json:"drain,omitempty"` // while it is draining
+	Zone     string     `json:"zone,omitempty"`  // failure domain
+	Rack     string     `json:"rack,omitempty"`  // failure domain within the zone
 	// Silent is how long ago this was so, because etcd has not answered since. 0: it is so.
 	Silent time.Duration `json:"silent,omitempty"`
+}
+
+// NodeDrain says how far a node is emptied.
+type NodeDrain struct {
+	Left int `json:"replicas_left"`
+}
+
+// NodeDrainAsk asks for a node to be emptied.
+type NodeDrainAsk struct {
+	Force bool `json:"force,omitempty"` // although volumes would have fewer replicas than they are to have
 }
 
 // Cluster says how the cluster's etcd fares.

@@ -8,6 +8,16 @@ func (s *Server) clusterRoutes(m *http.ServeMux) {
 	m.HandleFunc("DELETE /v1/nodes/{name}", answer(func(r *http.Request) (any, error) {
 		return struct{}{}, s.Agent.RemoveNode(r.Context(), r.PathValue("name"))
 	}))
+	m.HandleFunc("POST /v1/nodes/{name}/drain", answer(func(r *http.Request) (any, error) {
+		in, err := read[NodeDrainAsk](r)
+		if err != nil {
+			return nil, err
+		}
+		return struct{}{}, s.Agent.DrainNode(r.Context(), r.PathValue("name"), in.Force)
+	}))
+	m.HandleFunc("POST /v1/nodes/{name}/undrain", answer(func(r *http.Request) (any, error) {
+		return struct{}{}, s.Agent.UndrainNode(r.Context(), r.PathValue("name"))
+	}))
 	m.HandleFunc("GET /v1/cluster", answer(func(r *http.Request) (any, error) { return s.Agent.Cluster(r.Context()) }))
 	m.HandleFunc("GET /v1/cluster/certificate", answer(func(r *http.Request) (any, error) { return s.Agent.Certificate(r.Context()) }))
 	m.HandleFunc("POST /v1/cluster/certificate", answer(func(r *http.Request) (any, error) {

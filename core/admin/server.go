@@ -45,6 +45,9 @@ type Agent interface {
 	RemoveStore(ctx context.Context, name string) error
 	Nodes(context.Context) ([]Node, error)
 	RemoveNode(ctx context.Context, name string) error
+	// DrainNode has the replicas of a node leave it. It is refused where volumes would have too few without, unless forced.
+	DrainNode(ctx context.Context, name string, force bool) error
+	UndrainNode(ctx context.Context, name string) error
 	Cluster(context.Context) (Cluster, error)
 	JoinToken(ctx context.Context, life time.Duration) (string, error)
 	Certificate(context.Context) (Certificate, error)

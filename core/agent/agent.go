@@ -332,6 +332,9 @@ func (a *agent) startServices(ctx context.Context, undo *stack) error {
 	draining, stop := context.WithCancel(context.Background())
 	var drainer sync.WaitGroup
 	drainer.Go(func() { a.drainer(draining) })
+	if a.quorum != nil {
+		drainer.Go(func() { a.evacuator(draining) })
+	}
 	undo.push(func() error { stop(); drainer.Wait(); return nil })
 	return nil
 }

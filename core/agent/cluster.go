@@ -181,6 +181,13 @@ func (a *agent) nodes(ctx context.Context) ([]admin.Node, error) {
 		if n.Witness {
 			o.State = "witness"
 		}
+		if n.Draining {
+			use, err := a.meta.StoreUse(ctx)
+			if err != nil {
+				return nil, err
+			}
+			o.Drain = drainState(n, stores, use)
+		}
 		for _, s := range stores {
 			if s.Node == n.ID {
 				o.Stores++

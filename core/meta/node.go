@@ -28,6 +28,8 @@ type Node struct {
 	// Zone and Rack are the failure domains that it is in, the rack within the zone; "": it is not said.
 	Zone string `json:"zone,omitempty"`
 	Rack string `json:"rack,omitempty"`
+	// Draining says that it gets no new extents, and that those it has are to leave.
+	Draining bool `json:"draining,omitempty"`
 	// Witness says that it only votes: it has no stores, serves no host and has no slot.
 	Witness bool `json:"witness,omitempty"`
 }
@@ -130,6 +132,21 @@ func (m *Meta) Node(ctx context.Context, id uuid.UUID) (Node, error) {
 		return n, fmt.Errorf("node %s: %w", id, err)
 	}
 	return n, nil
+}
+
+// SetNodeDraining says whether a node is to be emptied.
+func (m *Meta) SetNodeDraining(ctx context.Context, id uuid.UUID, on bool) error {
+	return m.retry(ctx, func(x *txn) error {
+		n, rev, err := load[Node](ctx, m, keyNode(id))
+		if err != nil {
+			return fmt.Errorf("node %s: %w", id, err)
+		}
+		if n.Draining != on {
+			n.Draining = on
+			x.update(keyNode(id), rev, n)
+		}
+		return nil
+	})
 }
 
 // MayRemoveNode says why a node cannot be removed now, if it cannot.

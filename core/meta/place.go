@@ -12,7 +12,7 @@ var MediaClasses = []string{"nvme", "ssd", "hdd"}
 
 // takes says whether new extents of the volume may go to a store.
 func (env *leaseEnv) takes(s Store) bool {
-	return s.State == StoreActive && env.alive[s.Node] && (env.volume.Media == "" || s.Media == env.volume.Media)
+	return s.State == StoreActive && env.alive[s.Node] && !env.nodes[s.Node].Draining && (env.volume.Media == "" || s.Media == env.volume.Media)
 }
 
 // domains counts replicas by node and by failure domain. A rack is one of its zone; what has no label is
@@ -84,8 +84,8 @@ type Spread struct {
 	HasRacks, HasZones bool
 }
 
-// Spread says how n replicas on a media class, or on any with "", can be placed by the stores that are active now.
-func (m *Meta) Spread(ctx context.Context, n int, media string) (Spread, error) {
+// Spread says how n replicas on a media class, or on any with "", can be placed by the stores that are active now, without some nodes.
+func (m *Meta) Spread(ctx context.Context, n int, media string, without ...uuid.UUID) (Spread, error) {
 	var out Spread
 	stores, err := m.Stores(ctx)
 	if err != nil {
@@ -99,7 +99,9 @@ func (m *Meta) Spread(ctx context.Context, n int, media string) (Spread, error) 
 		out.HasRacks = out.HasRacks || x.Rack != ""
 		out.HasZones = out.HasZones || x.Zone != ""
 	}
-	stores = slices.DeleteFunc(stores, func(s Store) bool { return s.State != StoreActive || media != "" && s.Media != media })
+	stores = slices.DeleteFunc(stores, func(s Store) bool {
+		return s.State != StoreActive || nodes[s.Node].Draining || slices.Contains(without, s.Node) || media != "" && s.Media != media
+	})
 	d := newDomains(nodes)
 	for _, s := range spread(stores, nodes, n) {
 		d.add(s.Node)

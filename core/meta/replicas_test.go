@@ -60,3 +60,57 @@ func checkReplicas(t *testing.T, w *world) {
 	_, err = w.SetReplicas(w.ctx, f.ID, 2)
 	w.is(err, meta.ErrManaged)
 }
+
+// Failure domains and media class count where extents are placed and where replicas are made anew; a node that is draining gets none.
+func TestPlaceApart(t *testing.T) { checkPlaceApart(t, newWorld(t)) }
+
+func checkPlaceApart(t *testing.T, w *world) {
+	var sessions []*meta.Session
+	names := map[uuid.UUID]string{} // of the stores' nodes
+	nodes := map[string]uuid.UUID{}
+	for _, n := range []meta.Node{{Name: "a", Zone: "x", Rack: "1"}, {Name: "b", Zone: "x", Rack: "1"}, {Name: "c", Zone: "x", Rack: "2"}, {Name: "d", Zone: "y", Rack: "1"}} {
+		n.ID = uuid.New()
+		nodes[n.Name] = n.ID
+		got, err := w.JoinNode(w.ctx, n)
+		w.must(err)
+		if got.Zone != n.Zone || got.Rack != n.Rack {
+			t.Errorf("%+v joined as %+v", n, got)
+		}
+		s := w.session(n.ID)
+		sessions = append(sessions, s)
+		names[w.store(s, "main").ID] = n.Name
+	}
+	v, err := w.CreateVolume(w.ctx, meta.Volume{Name: "v", Bytes: 100 * gib, Replicas: 3})
+	w.must(err)
+	w.take(sessions[0], v)
+	where := func(l meta.Lease) (out string) {
+		for _, m := range l.Set {
+			out += names[m.Store]
+		}
+		return out
+	}
+	for i := range uint32(20) {
+		if got := where(w.allocate(sessions[0], v, i)); got != "adc" {
+			t.Errorf("extent %d of a volume that a drives is on %s, want a, the other zone, and the other rack", i, got)
+		}
+	}
+	w.must(w.SetNodeDraining(w.ctx, nodes["d"], true))
+	l := w.allocate(sessions[0], v, 30)
+	if got := where(l); got != "acb" {
+		t.Errorf("while d is draining an extent is on %s", got)
+	}
+	if _, err := w.Refill(w.ctx, sessions[0], v.ID, 30, l.Set, nil, nil); err == nil {
+		t.Error("a draining node is given a replica")
+	}
+	w.must(w.SetNodeDraining(w.ctx, nodes["d"], false))
+	to, err := w.Refill(w.ctx, sessions[0], v.ID, 30, l.Set[:1], nil, nil)
+	w.must(err)
+	if names[to] != "d" {
+		t.Errorf("a replica besides that on a is made on %s, want the other zone", names[to])
+	}
+	fast, err := w.CreateVolume(w.ctx, meta.Volume{Name: "fast", Bytes: gib, Media: "nvme"})
+	w.must(err)
+	w.take(sessions[0], fast)
+	_, err = w.PlaceExtent(w.ctx, sessions[0], fast.ID, 0, nil)
+	w.is(err, meta.ErrNoStore)
+}

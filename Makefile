@@ -9,7 +9,7 @@ RDMA    := $(shell printf '\#include <rdma/rdma_cma.h>\n' | $(CC) -E -x c - >/de
 NO_RDMA := left out: %s transport-rdma, for want of a C compiler or rdma-core headers (Debian: apt-get install gcc libc6-dev libibverbs-dev librdmacm-dev)\n
 TOOL     = $(GO) tool -modfile=tools/dev/go.mod
 
-.PHONY: all build run demo-cluster test check check-quick lint vuln unit race model fuzz e2e e2e-cluster bench install clean generate help deps
+.PHONY: all build run demo-cluster test check check-quick lint vuln unit race model fuzz e2e e2e-cluster chaos bench install clean generate help deps
 
 all: build
 
@@ -94,6 +94,10 @@ e2e: build ## real initiators in QEMU, power cuts on a file system that forgets
 # All cases take some minutes; that part of e2e which was seen to pass each time on a busy machine is in e2e.
 e2e-cluster: ## clusters of real agents on loopback: forming, growing, deaths
 	$(GO) test -tags cluster -count=1 -timeout 20m -v ./e2e/cluster
+
+TIME ?= 2m
+chaos: ## three nodes, killed and stopped at random under hosts for TIME=2m, by SEED; the last line says whether it held
+	$(GO) run ./e2e/chaos -time $(TIME) $(if $(SEED),-seed $(SEED))
 
 bench: build ## the table of docs/performance.md
 	./tools/bench.sh

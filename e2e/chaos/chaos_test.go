@@ -1,3 +1,5 @@
+//go:build cluster
+
 package main
 
 import (
@@ -9,9 +11,6 @@ import (
 
 // A short run holds, and says so. It builds the programs, and takes about a minute.
 func TestChaos(t *testing.T) {
-	if testing.Short() {
-		t.Skip("three nodes for a minute")
-	}
 	var out strings.Builder
 	err := run(t.Context(), options{time: 20 * time.Second, seed: uint64(os.Getpid()), hosts: 2, out: &out})
 	t.Log("\n" + out.String())

@@ -9,6 +9,7 @@ rdma_connect() {
 }
 
 step "soft-RoCE"
+refuse "no RDMA device" $MOORING doctor rdma
 ip link add roce0 type dummy
 ip link set roce0 mtu 9000 up
 ip addr add $ROCE/24 dev roce0
@@ -20,6 +21,7 @@ step "start"
 mkdir /tmp/data
 LISTEN="-listen nvme-rdma://$ROCE:$PORT"
 target_start /tmp/data
+$MOORING doctor rdma # every finding of an error would end the case
 
 step "discover"
 nvme discover -t rdma -a $ROCE -s $PORT --hostnqn=$HOSTNQN --hostid=$HOSTID -o json >/results/discover.json

@@ -47,8 +47,8 @@ const (
 )
 
 type simInode struct {
-	data     []byte // what reads see
-	stable   []byte // what a power loss leaves
+	data     content // what reads see
+	stable   content // what a power loss leaves
 	unsynced []simWrite
 	wrote    uint64 // writes so far
 	locked   bool
@@ -93,11 +93,8 @@ func (s *Sim) Corrupt(name string, off int64, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.files[name]
-	for _, b := range [][]byte{f.data, f.stable} {
-		for i := off; i < min(off+int64(n), int64(len(b))); i++ {
-			b[i] ^= 0xff
-		}
-	}
+	f.data.invert(off, n)
+	f.stable.invert(off, n)
 }
 
 // CrashClone returns the disk as a restart would find it if the machine or process died now. The original goes on.
@@ -111,9 +108,9 @@ func (s *Sim) CrashClone(seed uint64, kind Crash) *Sim {
 		}
 		n := &simInode{named: true}
 		if kind == ProcessDeath {
-			n.data = slices.Clone(f.data)
+			n.data = f.data.clone()
 		} else {
-			n.data = slices.Clone(f.stable)
+			n.data = f.stable.clone()
 			n.lose(c.rng, f.unsynced)
 		}
 		for _, q := range s.queue {
@@ -123,7 +120,7 @@ func (s *Sim) CrashClone(seed uint64, kind Crash) *Sim {
 				}
 			}
 		}
-		n.stable = slices.Clone(n.data)
+		n.stable = n.data.clone()
 		c.files[name] = n
 	}
 	return c
@@ -138,23 +135,15 @@ func (n *simInode) lose(rng *rand.Rand, writes []simWrite) {
 			p = float64(rng.IntN(2)) // this one whole or not at all
 		}
 		if w.data == nil && rng.Float64() < p {
-			n.data = grown(n.data, w.off)
+			n.data.grow(w.off)
 		}
 		for at := 0; at < len(w.data); at += SectorSize {
 			if rng.Float64() < p && !w.isDead(at/SectorSize) {
 				end := min(at+SectorSize, len(w.data))
-				n.data = grown(n.data, w.off+int64(end))
-				copy(n.data[w.off+int64(at):], w.data[at:end])
+				n.data.write(w.data[at:end], w.off+int64(at))
 			}
 		}
 	}
-}
-
-func grown(b []byte, size int64) []byte {
-	if size <= int64(len(b)) {
-		return b
-	}
-	return append(b, make([]byte, size-int64(len(b)))...)
 }
 
 func (s *Sim) event() {
@@ -206,7 +195,7 @@ func (s *Sim) Size(name string) (int64, error) {
 	if n == nil {
 		return 0, fmt.Errorf("stat %s: %w", name, fs.ErrNotExist)
 	}
-	return int64(len(n.data)), nil
+	return n.data.size, nil
 }
 
 // SyncDir implements FS.
@@ -253,10 +242,10 @@ func (f *simFile) Close() error {
 func (f *simFile) ReadAt(b []byte, off int64) (int, error) {
 	f.sim.mu.Lock()
 	defer f.sim.mu.Unlock()
-	if off >= int64(len(f.inode.data)) {
+	if off >= f.inode.data.size {
 		return 0, io.EOF
 	}
-	n := copy(b, f.inode.data[off:])
+	n := f.inode.data.read(b, off)
 	if f.sim.fault.OnRead != nil {
 		if err := f.sim.fault.OnRead(f.name, off, b[:n]); err != nil {
 			return 0, err
@@ -292,8 +281,7 @@ func (f *simFile) write(b []byte, off int64) error {
 		return syscall.ENOSPC
 	}
 	n := f.inode
-	n.data = grown(n.data, off+int64(len(b)))
-	copy(n.data[off:], b)
+	n.data.write(b, off)
 	n.wrote++
 	n.unsynced = append(n.unsynced, simWrite{seq: n.wrote, off: off, data: slices.Clone(b)})
 	return nil
@@ -338,10 +326,10 @@ func (f *simFile) syncTo(mark uint64) error {
 			rest = append(rest, w)
 			continue
 		}
-		n.stable = grown(n.stable, w.off+int64(len(w.data)))
+		n.stable.grow(w.off + int64(len(w.data)))
 		for at := 0; at < len(w.data); at += SectorSize {
 			if !w.isDead(at / SectorSize) {
-				copy(n.stable[w.off+int64(at):], w.data[at:min(at+SectorSize, len(w.data))])
+				n.stable.write(w.data[at:min(at+SectorSize, len(w.data))], w.off+int64(at))
 			}
 		}
 	}
@@ -359,8 +347,7 @@ func (f *simFile) harden() error {
 	}
 	last := len(n.unsynced) - 1
 	w := n.unsynced[last]
-	n.stable = grown(n.stable, w.off+int64(len(w.data)))
-	copy(n.stable[w.off:], w.data)
+	n.stable.write(w.data, w.off)
 	n.unsynced = n.unsynced[:last]
 	for i := range n.unsynced {
 		n.unsynced[i].bury(w.off, w.off+int64(len(w.data)))
@@ -376,14 +363,14 @@ func (f *simFile) Allocate(off, size int64) error {
 	if s.fault.MaxSize > 0 && off+size > s.fault.MaxSize {
 		return syscall.ENOSPC
 	}
-	n.data = grown(n.data, off+size)
+	n.data.grow(off + size)
 	n.wrote++
 	n.unsynced = append(n.unsynced, simWrite{seq: n.wrote, off: off + size})
 	return nil
 }
 
 func (f *simFile) PunchHole(off, size int64) error {
-	end := min(off+size, int64(len(f.inode.data)))
+	end := min(off+size, f.inode.data.size)
 	if off >= end {
 		return nil
 	}

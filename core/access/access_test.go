@@ -692,7 +692,9 @@ func TestAllocationFails(t *testing.T) {
 
 // A first write waits while no store takes new extents, and is then told to try again: that is not the host's doing.
 func TestNoStoreIsHeld(t *testing.T) {
-	r := newRig(t, rigOptions{seed: 17, holdFor: time.Second})
+	clock := &fakeClock{} // a first write is held as long as it stands still
+	clock.ns.Store(1)
+	r := newRig(t, rigOptions{seed: 17, clock: clock})
 	v := r.volume(4*testExtent, 512, false)
 	p := r.plugin("p")
 	h := p.grant(v, "host", 1)
@@ -706,7 +708,12 @@ func TestNoStoreIsHeld(t *testing.T) {
 	if s := p.write(h, 0, pattern(512, 1)); s != block.StatusOK || asked.Load() != 3 {
 		t.Errorf("%v after %d questions", s, asked.Load())
 	}
-	r.meta.onAllocate(func() error { return meta.ErrNoStore })
+	r.meta.onAllocate(func() error {
+		if asked.Add(1) == 6 {
+			clock.ns.Add(int64(testTimeout))
+		}
+		return meta.ErrNoStore
+	})
 	if s := p.write(h, testExtent, pattern(512, 1)); s != block.StatusPathLost {
 		t.Errorf("without any store: %v", s)
 	}

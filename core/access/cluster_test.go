@@ -44,6 +44,7 @@ type node struct {
 	index   *extent.MemoryIndex
 	queue   *testQueue
 	reactor *Reactor
+	clock   *skippingClock
 	access  *Access
 	links   *peer.Links
 	store   *extent.Store
@@ -98,15 +99,16 @@ func (n *node) start() {
 	n.dead = false
 	n.cables = map[int]*peertest.Cable{}
 	n.queue = &testQueue{Queue: n.sim.Queue(), watch: true}
-	n.reactor = NewReactor(n.queue, SystemClock())
+	n.clock = &skippingClock{Clock: SystemClock()}
+	n.reactor = NewReactor(n.queue, n.clock)
 	n.session = c.meta.begin(n.number)
 	n.access = New(Options{
-		Reactor: n.reactor, Meta: &nodeMeta{clusterMeta: c.meta, session: n.session}, ExtentBytes: c.extent, HoldFor: 5 * time.Second,
+		Reactor: n.reactor, Meta: &nodeMeta{clusterMeta: c.meta, session: n.session}, ExtentBytes: c.extent, HoldFor: testTimeout,
 		Incarnation: uint64(n.life), Heal: c.heal, Logger: hclog.NewNullLogger(),
 	})
 	n.access.reachUntil = 0
 	n.links = peer.New(peer.Options{
-		Regions: n.access.Regions(), Clock: n.reactor.clock.Monotonic, Post: n.reactor.Post, Patience: testTimeout,
+		Regions: n.access.Regions(), Clock: SystemClock().Monotonic, Post: n.reactor.Post, Patience: testTimeout,
 		Stores: n.access.PeerStores, Logger: hclog.NewNullLogger(),
 	})
 	n.running.Go(func() {
@@ -246,7 +248,43 @@ func (n *node) until(what string, fn func() bool) {
 		if n.c.ctx.Err() != nil {
 			n.c.t.Fatalf("in vain: %s", what)
 		}
+		if !ok {
+			time.Sleep(pause)
+		}
 	}
+}
+
+// has waits until the first block of the node's replica of an extent is of these bytes.
+func (n *node) has(id extent.ID, b byte) {
+	n.c.t.Helper()
+	for n.blocks(id)[0] != b {
+		if n.c.ctx.Err() != nil {
+			n.c.t.Fatalf("in vain: the block is %d", b)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// skippingClock is the machine's clock, which jumps ahead when it is told to.
+type skippingClock struct {
+	Clock
+	ahead atomic.Int64 // nanoseconds
+}
+
+func (c *skippingClock) Monotonic() int64 { return c.Clock.Monotonic() + c.ahead.Load() }
+func (c *skippingClock) Boot() int64      { return c.Clock.Boot() + c.ahead.Load() }
+
+// outlast waits for a command that the node may hold: as long as it does, the time for which it does that passes.
+func (n *node) outlast(f *flight) *flight {
+	n.c.t.Helper()
+	for f.pending() {
+		if n.c.ctx.Err() != nil {
+			n.c.t.Fatalf("%v at %d does not end", f.Op, f.Offset)
+		}
+		n.clock.ahead.Add(int64(testTimeout))
+		time.Sleep(pause)
+	}
+	return f
 }
 
 // volume opens a volume at a node, which takes it over if nobody has it.

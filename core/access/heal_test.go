@@ -61,6 +61,7 @@ func (p *pair) becomes(owner *node, v *Volume, nodes ...int) {
 
 // TestReturnedMemberIsTakenBack (rule 8): nobody has to ask for it, and only what it missed is copied.
 func TestReturnedMemberIsTakenBack(t *testing.T) {
+	t.Parallel()
 	var news told
 	p := healingPair(t, 2, Heal{Told: news.hear})
 	size := int(p.v.regionBytes() / blockBytes)
@@ -117,6 +118,7 @@ func (p *pair) half() []byte {
 
 // TestOwnerDiesInMidResync: the next owner begins with what both have noted, and the joiner was no member meanwhile.
 func TestOwnerDiesInMidResync(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []vfs.Crash{vfs.ProcessDeath, vfs.PowerLoss} {
 		p := halfway(t)
 		p.a.crash(kind)
@@ -141,6 +143,7 @@ func TestOwnerDiesInMidResync(t *testing.T) {
 
 // TestJoinerDiesInMidResync: it begins anew when it is back.
 func TestJoinerDiesInMidResync(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []vfs.Crash{vfs.ProcessDeath, vfs.PowerLoss} {
 		p := halfway(t)
 		p.a.access.SetResyncRate(DefaultResyncRate)
@@ -157,6 +160,7 @@ func TestJoinerDiesInMidResync(t *testing.T) {
 
 // TestLostMemberIsReplaced: what it had is made elsewhere, written since or not; when it is back after all, what it still has is removed.
 func TestLostMemberIsReplaced(t *testing.T) {
+	t.Parallel()
 	p := healingPair(t, 3, Heal{LostAfter: 1})
 	p.write(p.a, p.h, int(p.extent/blockBytes), fill(4, 3))
 	p.b.crash(vfs.ProcessDeath)
@@ -178,6 +182,7 @@ func TestLostMemberIsReplaced(t *testing.T) {
 
 // TestAwaitedMemberIsNotReplaced: for a while.
 func TestAwaitedMemberIsNotReplaced(t *testing.T) {
+	t.Parallel()
 	p := healingPair(t, 3, Heal{LostAfter: time.Hour})
 	p.b.crash(vfs.ProcessDeath)
 	p.write(p.a, p.h, 3, fill(2, 1))
@@ -196,6 +201,7 @@ func TestAwaitedMemberIsNotReplaced(t *testing.T) {
 
 // TestFewerReplicas: what is too much goes, while hosts write, and nothing of it is left; a member that is out of reach goes first.
 func TestFewerReplicas(t *testing.T) {
+	t.Parallel()
 	p := healingPair(t, 3, Heal{LostAfter: time.Hour})
 	p.must(p.v.SetReplicas(p.ctx, 3))
 	p.becomes(p.a, p.v, 0, 1, 2)
@@ -226,6 +232,7 @@ func TestFewerReplicas(t *testing.T) {
 
 // TestNoStoreForAReplica: it is said why, and tried again.
 func TestNoStoreForAReplica(t *testing.T) {
+	t.Parallel()
 	p := healingPair(t, 2, Heal{LostAfter: 1})
 	p.b.crash(vfs.ProcessDeath)
 	p.meta.mu.Lock()
@@ -241,6 +248,7 @@ func TestNoStoreForAReplica(t *testing.T) {
 
 // TestScrub (rule 7): every member is read, what is damaged or differs is found and made equal, and a write meanwhile is no difference.
 func TestScrub(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	size := int(p.v.regionBytes() / blockBytes)
 	p.write(p.a, p.h, 2*size, fill(3, 2))
@@ -305,6 +313,7 @@ func TestScrub(t *testing.T) {
 
 // TestDeposedOwnerDeletesNothing (rule 2): what a later owner has sealed is not removed by one that goes on in the belief that it is nobody's.
 func TestDeposedOwnerDeletesNothing(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	err := p.a.access.ask(p.ctx, func(done func(error)) {
 		p.a.access.store(p.b.storeID).Delete(p.first(), p.v.extents[0].generation-1, done)

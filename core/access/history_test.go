@@ -102,7 +102,11 @@ func (h *history) begin() {
 func (h *history) collect(dead bool) {
 	var all []*step
 	for _, s := range h.flying {
-		if !dead {
+		switch {
+		case dead:
+		case h.over():
+			h.owner.outlast(s.flight)
+		default:
 			h.owner.host.wait(s.flight)
 		}
 		if s.pending() {
@@ -213,11 +217,7 @@ func (h *history) mend() {
 			}
 		}
 	}
-	over := func() bool {
-		h.meta.mu.Lock()
-		defer h.meta.mu.Unlock()
-		return h.owner.session.over
-	}()
+	over := h.over()
 	for i, n := range h.nodes {
 		for j := range h.nodes {
 			if i == j || n.dead || h.nodes[j].dead {
@@ -246,6 +246,13 @@ func (h *history) mend() {
 			return
 		}
 	}
+}
+
+// over says whether the owner's session has ended.
+func (h *history) over() bool {
+	h.meta.mu.Lock()
+	defer h.meta.mu.Unlock()
+	return h.owner.session.over
 }
 
 // rejoin makes every store in reach a member where one is missing.

@@ -66,6 +66,7 @@ func (r *moveRig) at(store int, want ...[]byte) {
 }
 
 func TestMove(t *testing.T) {
+	t.Parallel()
 	for _, volatile := range []bool{false, true} {
 		r := newMoveRig(t, volatile)
 		if s := r.p.write(r.h, 2*blockBytes, fill(0, 2)); s != block.StatusOK {
@@ -97,6 +98,7 @@ func TestMove(t *testing.T) {
 
 // What is written while a region is between reading and writing comes after the copy.
 func TestMoveHoldsWhatItCopies(t *testing.T) {
+	t.Parallel()
 	r := newMoveRig(t, false)
 	first := true
 	done := r.move(func(Moved) {
@@ -116,6 +118,7 @@ func TestMoveHoldsWhatItCopies(t *testing.T) {
 
 // What was on its way to the former store when the new one joined is part of the copy.
 func TestMoveWaitsForEarlierWrites(t *testing.T) {
+	t.Parallel()
 	r := newMoveRig(t, false)
 	r.on(func() { r.queue.shut = true })
 	w := r.p.start(block.OpWrite, r.h, 32*blockBytes, 4*blockBytes, fill(2, 4))
@@ -135,6 +138,7 @@ func TestMoveWaitsForEarlierWrites(t *testing.T) {
 
 // An attempt that fails leaves everything where it was, and nothing behind.
 func TestMoveFails(t *testing.T) {
+	t.Parallel()
 	boom := errors.New("boom")
 	t.Run("another changed the set", func(t *testing.T) {
 		r := newMoveRig(t, false)
@@ -225,6 +229,7 @@ func TestMoveFails(t *testing.T) {
 
 // A volume that is shrunk or closed does not wait for the move of an extent.
 func TestMoveGivesWay(t *testing.T) {
+	t.Parallel()
 	for _, what := range []string{"shrink", "close", "end"} {
 		t.Run(what, func(t *testing.T) {
 			r := newMoveRig(t, false)
@@ -282,6 +287,7 @@ func TestMoveGivesWay(t *testing.T) {
 
 // What an attempt in another life left on the new store is not believed.
 func TestMoveStartsAfresh(t *testing.T) {
+	t.Parallel()
 	r := newMoveRig(t, false)
 	var g extent.Generation
 	r.on(func() { g = r.v.extents[0].generation })

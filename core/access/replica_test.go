@@ -79,6 +79,7 @@ func (f *flight) pending() bool {
 
 // TestWritesAreEverywhere (rule 5): a write is acknowledged when every member has it.
 func TestWritesAreEverywhere(t *testing.T) {
+	t.Parallel()
 	for _, volatile := range []bool{false, true} {
 		p := newPair(t, volatile)
 		p.same(p.id)
@@ -108,6 +109,7 @@ func TestWritesAreEverywhere(t *testing.T) {
 
 // TestPluginCannotMakeReplicasDiffer: the payload is copied once, before it goes to two stores.
 func TestPluginCannotMakeReplicasDiffer(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	p.on(func() { p.a.queue.shut = true })
 	f := &flight{}
@@ -134,6 +136,7 @@ func (p *pair) on(fn func()) { p.a.on(fn) }
 // TestLostMember (rule 5): a member that fails is taken out of the set by Meta before the write that it failed is acknowledged, and
 // when it is back it gets what it missed and is a member again.
 func TestLostMember(t *testing.T) {
+	t.Parallel()
 	for _, volatile := range []bool{false, true} {
 		p := newPair(t, volatile)
 		p.write(p.a, p.h, 40, fill(4, 1)) // another region
@@ -187,6 +190,7 @@ func TestLostMember(t *testing.T) {
 
 // TestReturnerIsCopiedOnlyWhatItMisses (rule 8): regions that are clean when a member leaves, and not written since, are not copied.
 func TestReturnerIsCopiedOnlyWhatItMisses(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	size := int(p.v.regionBytes() / blockBytes)
 	for r := 1; r < 4; r++ {
@@ -209,6 +213,7 @@ func TestReturnerIsCopiedOnlyWhatItMisses(t *testing.T) {
 
 // TestOwnStoreLost: the volume goes on at the other node's replica when this node's store has failed.
 func TestOwnStoreLost(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	p.a.sim.SetFaults(vfs.SimFaults{FailWrites: 1})
 	p.write(p.a, p.h, 2, fill(2, 1))
@@ -222,6 +227,7 @@ func TestOwnStoreLost(t *testing.T) {
 
 // TestNobodyLeft: without any member a command fails as what another path may serve; when one is back, all goes on.
 func TestNobodyLeft(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	p.a.sim.SetFaults(vfs.SimFaults{FailWrites: 1})
 	p.write(p.a, p.h, 2, fill(2, 1))
@@ -241,6 +247,7 @@ func TestNobodyLeft(t *testing.T) {
 // TestFormerOwnerIsFenced (rules 1, 2, 4): once another node has taken a volume over, nothing that its former owner sends is done, nothing
 // that it had sent is acknowledged, and it reads nothing.
 func TestFormerOwnerIsFenced(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	f := p.held(0, fill(2, 1))
 	p.meta.end(p.a.session)                  // it was cut off from Meta for too long; its clock says so as well
@@ -249,11 +256,12 @@ func TestFormerOwnerIsFenced(t *testing.T) {
 	p.read(p.b, h, 1, fill(1, 1))
 	p.write(p.b, h, 0, fill(3, 1))
 	p.a.cables[1].Release()
-	if p.a.host.wait(f); f.Status == block.StatusOK {
+	if p.a.outlast(f); f.Status == block.StatusOK {
 		t.Error("a write of the former owner was acknowledged")
 	}
 	p.read(p.b, h, 0, fill(3, 1))
-	if _, s := p.a.host.read(p.h, 0, blockBytes); s == block.StatusOK {
+	r := p.a.host.start(block.OpRead, p.h, 0, blockBytes, make([]byte, blockBytes))
+	if p.a.outlast(r); r.Status == block.StatusOK {
 		t.Error("the former owner reads on")
 	}
 	// Even if its clock were wrong, the replicas refuse it.
@@ -270,6 +278,7 @@ func TestFormerOwnerIsFenced(t *testing.T) {
 
 // TestSealWaitsForWrites (rule 2): a new owner does not begin before what its predecessor has at the replicas has ended.
 func TestSealWaitsForWrites(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	p.b.on(func() { p.b.queue.shut = true })
 	f := p.a.host.start(block.OpWrite, p.h, 0, blockBytes, fill(2, 1))
@@ -285,7 +294,7 @@ func TestSealWaitsForWrites(t *testing.T) {
 	}
 	p.b.on(p.b.queue.open)
 	p.b.host.want("read", r, block.StatusOK)
-	p.a.host.wait(f)
+	p.a.outlast(f)
 	again := r.data[0]
 	p.read(p.b, h, 0, fill(again, 1))
 	p.same(p.id)
@@ -293,11 +302,11 @@ func TestSealWaitsForWrites(t *testing.T) {
 
 // TestTakeoverMakesMembersEqual (rule 3): what its former owner wrote to one member only is the same on all before it is read.
 func TestTakeoverMakesMembersEqual(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	f := p.held(0, fill(2, 1)) // on node 0 only
 	p.a.until("it is on this node's replica", func() bool { return p.a.store.Stats().Writes > 1 })
-	for p.a.blocks(p.first())[0] != 2 {
-	}
+	p.a.has(p.first(), 2)
 	p.meta.end(p.a.session)
 	p.a.cables[1].Cut()
 	v, h := p.b.volume(p.id, pairBytes, false)
@@ -306,7 +315,7 @@ func TestTakeoverMakesMembersEqual(t *testing.T) {
 		t.Fatal(s)
 	}
 	p.same(p.id) // whichever it is
-	p.a.host.wait(f)
+	p.a.outlast(f)
 	p.read(p.b, h, 0, got)
 	p.b.on(func() {
 		if v.stats.Leveled != 1 || v.extents[0].differs.Has(0, 1) {
@@ -319,10 +328,10 @@ func TestTakeoverMakesMembersEqual(t *testing.T) {
 
 // TestTakeoverWithoutTheOwner: a new owner goes on without the dead one's replica; when that is back, what it had alone is overwritten.
 func TestTakeoverWithoutTheOwner(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	f := p.held(0, fill(2, 1))
-	for p.a.blocks(p.first())[0] != 2 {
-	}
+	p.a.has(p.first(), 2)
 	if !f.pending() {
 		t.Fatal("acknowledged by one member")
 	}
@@ -344,10 +353,10 @@ func TestTakeoverWithoutTheOwner(t *testing.T) {
 
 // TestReadsWaitForWrites: what a read returns is on every member, so that no takeover can take it back.
 func TestReadsWaitForWrites(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	f := p.held(0, fill(2, 1))
-	for p.a.blocks(p.first())[0] != 2 {
-	}
+	p.a.has(p.first(), 2)
 	r := p.a.host.start(block.OpRead, p.h, 0, blockBytes, make([]byte, blockBytes))
 	other := p.a.host.start(block.OpRead, p.h, 4*blockBytes, blockBytes, make([]byte, blockBytes))
 	p.a.host.want("read of another block", other, block.StatusOK)
@@ -368,6 +377,7 @@ func TestReadsWaitForWrites(t *testing.T) {
 
 // TestDamagedBlockIsRepaired: a checksum that does not match is answered from another member, and the block is written anew.
 func TestDamagedBlockIsRepaired(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	damage(t, p.a.sim, fill(1, 1))
 	p.read(p.a, p.h, 0, fill(1, 8))
@@ -421,6 +431,7 @@ func damage(t *testing.T, sim *vfs.Sim, want []byte) {
 
 // TestJoinerThatMissesAWrite (rule 8): the attempt is over, the set stays, and the next one succeeds.
 func TestJoinerThatMissesAWrite(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	p.b.cut()
 	p.write(p.a, p.h, 0, fill(2, 1))
@@ -448,6 +459,7 @@ func TestJoinerThatMissesAWrite(t *testing.T) {
 
 // TestLostAnswerOfMeta: a set that was changed though nobody heard of it is found so.
 func TestLostAnswerOfMeta(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	boom := errors.New("no answer")
 	p.meta.onCall(func(what string) error {
@@ -478,6 +490,7 @@ func TestLostAnswerOfMeta(t *testing.T) {
 // TestSuspectMember: a member that may have lost acknowledged writes is not taken for one that has them, and goes on as one that returns;
 // alone it does not serve.
 func TestSuspectMember(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, true)
 	p.a.crash(vfs.PowerLoss)
 	p.a.start()
@@ -498,6 +511,7 @@ func TestSuspectMember(t *testing.T) {
 
 // TestNewReplica: a third store is given all data, and relieves another.
 func TestNewReplica(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2, 3, 2)
 	a := c.nodes[0]
 	id := uuid.New()
@@ -534,6 +548,7 @@ func TestNewReplica(t *testing.T) {
 
 // TestReplicasOnlyElsewhere: the owner need not have a replica.
 func TestShrinkAndDeleteEverywhere(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, false)
 	ext := int(p.extent / blockBytes)
 	p.write(p.a, p.h, ext-2, fill(4, 4))

@@ -33,13 +33,13 @@ func (v *Volume) resolve(i uint32) *resolving {
 func (a *Access) resolve(v *Volume, i uint32, e extentSlot) {
 	id := extent.ID{Volume: v.id, Index: i}
 	e.set, e.gone = slices.Clone(e.set), slices.Clone(e.gone)
-	began := time.Now()
+	began := a.reactor.now()
 	var attempt func()
 	attempt = func() {
 		ctx, cancel := context.WithTimeout(a.ctx, a.holdFor)
 		defer cancel()
 		next, err := a.settle(ctx, id, e)
-		again := errors.Is(err, meta.ErrNoStore) && time.Since(began) < a.holdFor
+		again := errors.Is(err, meta.ErrNoStore) && a.reactor.clock.Monotonic()-began < int64(a.holdFor)
 		if again { // somebody may add a store, or undo a drain
 			time.AfterFunc(noStorePause, func() { a.reactor.Post(func() { a.start(attempt) }) })
 		}

@@ -27,8 +27,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testExtent = 64 << 10 // bytes: most commands span several
 
-// testTimeout ends a test that hangs; nothing waits for it otherwise.
+// testTimeout ends a test that hangs, and is how long commands are held; nothing waits for it otherwise.
 const testTimeout = 4 * time.Minute // a machine that is busy under the race detector takes its time
+
+// pause is between two looks at what a test waits for: who looks all the time takes the processor from what is looked at.
+const pause = time.Millisecond
 
 // testQueue is a queue whose requests can be kept from the disk.
 type testQueue struct {
@@ -244,7 +247,7 @@ type rigOptions struct {
 	stores  int    // 0: 1
 	extent  int64  // bytes; 0: testExtent
 	bounce  int64
-	holdFor time.Duration
+	holdFor time.Duration // 0: testTimeout
 	clock   Clock
 }
 
@@ -277,6 +280,9 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		r.sim = vfs.NewSim(o.seed)
 		r.queue = &testQueue{Queue: r.sim.Queue(), watch: true}
 		store.FS, store.Dir = r.sim, "/store"
+	}
+	if o.holdFor == 0 {
+		o.holdFor = testTimeout
 	}
 	if o.clock == nil {
 		o.clock = SystemClock()
@@ -328,6 +334,9 @@ func (r *rig) until(what string, fn func() bool) {
 		r.on(func() { ok = fn() })
 		if r.ctx.Err() != nil {
 			r.t.Fatalf("in vain: %s", what)
+		}
+		if !ok {
+			time.Sleep(pause)
 		}
 	}
 }

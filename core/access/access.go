@@ -116,6 +116,7 @@ type Access struct {
 	clients    map[*Client]struct{}
 	volumes    map[uuid.UUID]*Volume
 	stores     []*extent.Store       // of this node
+	dismissed  []*extent.Store       // that end, without having been used
 	remote     map[uuid.UUID][]Store // by node
 	news       chan struct{}         // closed when a store has come
 	reachUntil int64                 // until when stores may be about to come, CLOCK_MONOTONIC ns
@@ -252,6 +253,17 @@ func (a *Access) refresh(id extent.ID, e *extentSlot) {
 }
 
 var errLeft = errors.New("the store is out of reach")
+
+// Dismiss closes a store that was opened and is not added; the reactor drives it until it has ended.
+func (a *Access) Dismiss(ctx context.Context, s *extent.Store) error {
+	if err := a.reactor.Do(ctx, func() { a.dismissed = append(a.dismissed, s) }); err != nil {
+		return err
+	}
+	err := s.Close(ctx)
+	return errors.Join(err, a.reactor.Do(context.WithoutCancel(ctx), func() {
+		a.dismissed = slices.DeleteFunc(a.dismissed, func(t *extent.Store) bool { return t == s })
+	}))
+}
 
 // RemoveStore forgets a store; no open volume may use it.
 func (a *Access) RemoveStore(ctx context.Context, s *extent.Store) error {
@@ -658,6 +670,9 @@ func (a *Access) kick() {
 	for again := true; again; again = a.submitted && len(a.stores) > 1 {
 		a.submitted = false
 		for _, s := range a.stores {
+			s.Kick()
+		}
+		for _, s := range a.dismissed {
 			s.Kick()
 		}
 	}

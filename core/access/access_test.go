@@ -19,6 +19,7 @@ import (
 
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/core/vfs"
 	"github.com/mooring-io/mooring/sdk/block"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
@@ -1022,5 +1023,18 @@ func TestIdleReactorSleeps(t *testing.T) {
 			t.Errorf("%s: %d turns with nothing to do", r.queue.Engine(), n)
 		}
 		r.settled(v)
+	}
+}
+
+// TestDismiss: a store that is not taken ends in order, and can be opened again in the same process.
+func TestDismiss(t *testing.T) {
+	r := newRig(t, rigOptions{real: true})
+	o := extent.Options{FS: vfs.NewOS(), Queue: r.queue, Dir: t.TempDir(), ExtentSize: 1 << 20, Capacity: 64 << 20, LogSize: 1 << 20, SegmentSize: 4 << 20}
+	for range 2 {
+		s, err := extent.Open(r.ctx, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.must(r.access.Dismiss(r.ctx, s))
 	}
 }

@@ -164,7 +164,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 			return ended // it was told to stop while it started
 		case ended != nil || ctx.Err() != nil:
 			return errors.Join(err, ended)
-		case errors.Is(err, errSessionLost):
+		case errors.Is(err, errSessionLost), errors.Is(err, meta.ErrSessionExpired): // the one while it served, the other while it started
 			a.log.Warn("the node begins again, with a new Meta session")
 		case errors.Is(err, store.ErrUnavailable) && a.quorum != nil:
 			a.log.Warn("the cluster's metadata is out of reach; the node waits for it", "error", err)

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -30,9 +29,6 @@ type openStore struct {
 	store *extent.Store
 	drain *admin.StoreDrain // guarded by agent.mu; nil: it is not draining
 }
-
-// refusedTimeout bounds the end of a store that was opened and then refused.
-const refusedTimeout = 2 * time.Second
 
 // openStores opens the configured stores and those that were added by hand.
 func (a *agent) openStores(ctx context.Context, undo *stack) error {
@@ -132,10 +128,9 @@ func (a *agent) openStore(ctx context.Context, c config.Store) error {
 	}
 	if err != nil {
 		a.log.Error("a store is not taken", "store", c.Name, "path", c.Path, "error", err)
-		// A store that the reactor does not drive, such as one that Meta refused, cannot end in order.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refusedTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 		defer cancel()
-		return errors.Join(err, s.Close(ctx))
+		return errors.Join(err, a.access.Dismiss(ctx, s))
 	}
 	for _, v := range lost {
 		a.log.Warn("the machine lost power: unflushed writes of a volatile volume may be lost; the next flush of each host fails", "volume", v.String())

@@ -102,6 +102,8 @@ func transient(err error) bool {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Aborted:
 		return true
+	case codes.Internal: // what gRPC says of a stream that a server that ends cut off; etcd's own errors are above
+		return true
 	}
 	return false
 }

@@ -1,7 +1,7 @@
 // Command chaos kills and stops the nodes of a cluster at random while hosts use a volume with replicas, and then judges
 // whether the volume behaved as one disk would have.
 //
-// It runs three agents as processes on loopback and hosts of the project's own, which write values that are
+// It runs three agents as processes, each in a network namespace and on disks that forget what was not synced, and hosts of the project's own, which write values that are
 // never used twice to single blocks and read them, by whatever way they have. Each command is remembered with when it was sent and
 // answered; one whose outcome is unknown may have happened at any later time. In the end every block is read once more, and the history of each
 // must be that of a register (porcupine): so nothing that was acknowledged is lost, and nothing old is ever read.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/mooring-io/mooring/core/admin"
-	"github.com/mooring-io/mooring/core/config"
 )
 
 const nqn = "nqn.2026-11.io.mooring:chaos"
@@ -39,8 +37,9 @@ type node struct {
 	name     string
 	dir      string
 	programs string
-	address  string // the first of its ports
 	nvme     string
+	place    *place
+	machine  *machine
 	log      *os.File
 
 	cmd   *exec.Cmd
@@ -48,46 +47,28 @@ type node struct {
 	ended chan struct{} // closed when the process is gone
 }
 
-// newNode writes the configuration of a node of the cluster.
-func newNode(dir, programs, name string) (*node, error) {
-	ports, err := freePorts(config.NodePorts + 1)
-	if err != nil {
-		return nil, err
-	}
-	n := &node{name: name, dir: filepath.Join(dir, name), programs: programs, address: ports[0], nvme: ports[config.NodePorts]}
+// newNode makes the machine of a node of the cluster and writes its configuration.
+func newNode(dir, programs string, at *place) (*node, error) {
+	n := &node{name: at.name, dir: filepath.Join(dir, at.name), programs: programs, place: at, nvme: net.JoinHostPort(at.ip.String(), "4420")}
 	if err := os.MkdirAll(n.dir, 0o755); err != nil {
 		return nil, err
 	}
-	if n.log, err = os.Create(filepath.Join(dir, name+".log")); err != nil {
+	var err error
+	if n.log, err = os.Create(filepath.Join(dir, n.name+".log")); err != nil {
 		return nil, err
 	}
-	src := fmt.Sprintf("data_dir = \"data\"\nplugin_dir = %q\nnode {\n  name = %q\n  address = %q\n}\ncluster {\n  embed = true\n}\nadmin {\n  metrics = \"off\"\n}\n"+
-		"store \"main\" {\n  capacity = \"512MiB\"\n}\nplugin \"transport-tcp\" {\n  listen = [\"nvme-tcp://%s\"]\n}\n",
-		filepath.Join(programs, "plugins"), name, n.address, n.nvme)
-	return n, os.WriteFile(n.file(), []byte(src), 0o600)
-}
-
-func (n *node) file() string { return filepath.Join(n.dir, "node.hcl") }
-
-// freePorts are consecutive ports of loopback that were free a moment ago, below those that the kernel gives out.
-func freePorts(count int) ([]string, error) {
-	for range 100 {
-		first := 15000 + rand.IntN(90)*10
-		var out []string
-		for p := first; p < first+count; p++ {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
-			if err != nil {
-				break
-			}
-			defer l.Close()
-			out = append(out, l.Addr().String())
-		}
-		if len(out) == count {
-			return out, nil
-		}
+	src := fmt.Sprintf("data_dir = \"data\"\nplugin_dir = %q\nnode {\n  name = %q\n  address = \"%s:7000\"\n}\ncluster {\n  embed = true\n}\nadmin {\n  metrics = \"off\"\n  socket = %q\n}\n"+
+		"limits {\n  lost_after = \"20s\"\n}\nstore \"main\" {\n  path = \"store/main\"\n  capacity = \"2GiB\"\n}\nplugin \"transport-tcp\" {\n  listen = [\"nvme-tcp://%s\"]\n}\n",
+		filepath.Join(programs, "plugins"), n.name, at.ip, n.socket(), n.nvme)
+	if err := os.WriteFile(n.file(), []byte(src), 0o600); err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("there are no %d free ports in a row", count)
+	n.machine, err = newMachine(n.dir)
+	return n, err
 }
+
+func (n *node) file() string   { return filepath.Join(n.dir, "node.hcl") }
+func (n *node) socket() string { return filepath.Join(n.dir, "socket") }
 
 // form makes and starts a cluster of nodes, of which three vote, and a volume on two of them that any host may use.
 func form(ctx context.Context, nodes []*node) error {
@@ -153,10 +134,14 @@ func settle(ctx context.Context, nodes []*node) error {
 
 // run runs a command of the CLI against the agent.
 func (n *node) run(ctx context.Context, args ...string) (string, error) {
-	c := exec.CommandContext(ctx, filepath.Join(n.programs, "mooring"), append([]string{"-socket", filepath.Join(n.dir, "data", "mooring.sock")}, args...)...)
+	c := exec.CommandContext(ctx, filepath.Join(n.programs, "mooring"), append([]string{"-socket", n.socket()}, args...)...)
 	var out, bad bytes.Buffer
 	c.Stdout, c.Stderr = &out, &bad
-	if err := c.Run(); err != nil {
+	err := n.place.in(c.Start)
+	if err == nil {
+		err = c.Wait()
+	}
+	if err != nil {
 		return out.String(), fmt.Errorf("mooring %s on %s: %w\n%s", strings.Join(args, " "), n.name, err, bad.String())
 	}
 	return strings.TrimSpace(out.String()), nil
@@ -179,14 +164,16 @@ func (n *node) start(ctx context.Context) error {
 
 // launch runs the agent.
 func (n *node) launch() error {
-	n.cmd = exec.Command(filepath.Join(n.programs, "mooring"), "agent", "-config", n.file(), "-trust-plugins")
+	// Each exec keeps the process: its ID is the agent's.
+	n.cmd = exec.Command("unshare", "-m", "sh", "-c", `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`,
+		n.machine.bootID(), filepath.Join(n.programs, "mooring"), "agent", "-config", n.file(), "-trust-plugins")
 	n.cmd.Stderr = n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out := &firstReady{ready: make(chan struct{})}
 	n.cmd.Stdout = out
 	n.cmd.WaitDelay = 10 * time.Second
 	n.ready, n.ended = out.ready, make(chan struct{})
-	if err := n.cmd.Start(); err != nil {
+	if err := n.place.in(n.cmd.Start); err != nil {
 		return fmt.Errorf("start agent %s: %w", n.name, err)
 	}
 	go func(c *exec.Cmd, ended chan struct{}) {

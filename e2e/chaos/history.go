@@ -19,6 +19,7 @@ type value uint64
 type command struct {
 	block int
 	write bool
+	maybe bool  // its outcome is unknown
 	value value // written, or read
 }
 
@@ -29,11 +30,19 @@ type history struct {
 
 	mu  sync.Mutex
 	ops []porcupine.Operation
+	// doubtful are the writes of each host whose outcome is unknown and that may still come, by their places in ops, with when
+	// they were given up.
+	doubtful map[int][]doubt
 	// Of commands: writes that were acknowledged, reads that were answered, writes and reads whose outcome is unknown.
 	written, read, unknown, unread int
 }
 
-func newHistory() *history { return &history{began: time.Now()} }
+type doubt struct {
+	op int
+	at int64
+}
+
+func newHistory() *history { return &history{began: time.Now(), doubtful: map[int][]doubt{}} }
 
 // now is the time on the history's clock, which is monotonic.
 func (h *history) now() int64 { return int64(time.Since(h.began)) }
@@ -41,8 +50,9 @@ func (h *history) now() int64 { return int64(time.Since(h.began)) }
 // unique is a value that was never written.
 func (h *history) unique() value { return value(h.next.Add(1)) }
 
-// add notes a command that was sent at a time and was just answered. With an error its outcome is unknown: what
-// was to be written may come to be at any later time, and a read says nothing.
+// add notes a command that was sent at a time and was just answered. With an error its outcome is unknown: a read says nothing, and what
+// was to be written may come, until a write that the host sent after it gave this one up is acknowledged: that one is of a later path
+// epoch, or was given an order behind it (design rule 6).
 func (h *history) add(host int, a command, sent int64, err error) {
 	now := h.now()
 	h.mu.Lock()
@@ -50,12 +60,21 @@ func (h *history) add(host int, a command, sent int64, err error) {
 	switch {
 	case err != nil && a.write:
 		h.unknown++
+		a.maybe = true
+		h.doubtful[host] = append(h.doubtful[host], doubt{len(h.ops), now})
 		now = math.MaxInt64
 	case err != nil:
 		h.unread++
 		return
 	case a.write:
 		h.written++
+		h.doubtful[host] = slices.DeleteFunc(h.doubtful[host], func(d doubt) bool {
+			if d.at > sent {
+				return false
+			}
+			h.ops[d.op].Return = now
+			return true
+		})
 	default:
 		h.read++
 	}
@@ -63,23 +82,30 @@ func (h *history) add(host int, a command, sent int64, err error) {
 }
 
 // register is one block.
-var register = porcupine.Model{
-	Init: func() any { return value(0) },
-	Step: func(state, input, _ any) (bool, any) {
-		a := input.(command)
-		if a.write {
-			return true, a.value
+var register = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{value(0)} },
+	Step: func(state, input, _ any) []any {
+		switch a := input.(command); {
+		case a.write && a.maybe:
+			return []any{state, a.value}
+		case a.write:
+			return []any{a.value}
+		case a.value == state.(value):
+			return []any{state}
 		}
-		return a.value == state.(value), state
+		return nil
 	},
 	DescribeOperation: func(input, _ any) string {
-		a := input.(command)
-		if a.write {
+		switch a := input.(command); {
+		case a.maybe:
+			return fmt.Sprintf("write %d, perhaps", a.value)
+		case a.write:
 			return fmt.Sprintf("write %d", a.value)
+		default:
+			return fmt.Sprintf("read %d", a.value)
 		}
-		return fmt.Sprintf("read %d", a.value)
 	},
-}
+}).ToModel()
 
 // judgePatience bounds the judgement of one block.
 const judgePatience = 2 * time.Minute
@@ -106,8 +132,8 @@ func (h *history) judge(blocks int) (wrong, undecided []string) {
 	return wrong, undecided
 }
 
-// essential leaves out writes of unknown outcome whose value nobody read: they may as well have come after
-// everything, or never, and each of them would double the work.
+// essential leaves out writes of unknown outcome whose value nobody read: they may as well never have come, and each of
+// them would double the work.
 func essential(ops []porcupine.Operation) []porcupine.Operation {
 	seen := map[value]bool{}
 	for _, op := range ops {
@@ -117,7 +143,7 @@ func essential(ops []porcupine.Operation) []porcupine.Operation {
 	}
 	return slices.DeleteFunc(slices.Clone(ops), func(op porcupine.Operation) bool {
 		a := op.Input.(command)
-		return a.write && op.Return == math.MaxInt64 && !seen[a.value]
+		return a.maybe && !seen[a.value]
 	})
 }
 
@@ -148,8 +174,9 @@ func story(ops []porcupine.Operation) string {
 func beginning(ops []porcupine.Operation, n int) []porcupine.Operation {
 	out := slices.Clone(ops[:n])
 	for _, op := range ops[n:] {
-		if op.Input.(command).write {
-			op.Return = math.MaxInt64
+		if a := op.Input.(command); a.write {
+			a.maybe = true
+			op.Input, op.Return = a, math.MaxInt64
 			out = append(out, op)
 		}
 	}

@@ -40,7 +40,7 @@ func TestJudge(t *testing.T) {
 			if s.done == 0 {
 				err = errors.New("no answer")
 			}
-			h.add(1, command{3, s.write, s.value}, s.sent, err)
+			h.add(1, command{block: 3, write: s.write, value: s.value}, s.sent, err)
 			if s.done != 0 {
 				h.ops[len(h.ops)-1].Return = s.done
 			}
@@ -51,6 +51,27 @@ func TestJudge(t *testing.T) {
 		}
 		if !c.ok && !strings.Contains(strings.Join(wrong, ""), "block 3") {
 			t.Errorf("%s: the story is %q", c.name, wrong)
+		}
+	}
+}
+
+// A write that a host gave up cannot come any more when a later one of that host was acknowledged; another host's says nothing.
+func TestDoubtEnds(t *testing.T) {
+	for _, c := range []struct {
+		host int
+		ok   bool
+	}{{1, false}, {2, true}} {
+		h := newHistory()
+		add := func(host int, a command, err error) {
+			a.block = 3
+			h.add(host, a, h.now(), err)
+		}
+		add(1, command{write: true, value: 1}, errors.New("no answer"))
+		add(c.host, command{write: true, value: 2}, nil)
+		add(2, command{value: 2}, nil)
+		add(2, command{value: 1}, nil)
+		if wrong, _ := h.judge(4); (len(wrong) == 0) != c.ok {
+			t.Errorf("acknowledged to host %d: wrong %q", c.host, wrong)
 		}
 	}
 }

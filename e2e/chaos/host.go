@@ -80,7 +80,7 @@ func (h *host) one(block int, write bool) error {
 		a.value = h.history.unique()
 		fill(b, a.value)
 		sent := h.history.now()
-		h.history.add(h.number, a, sent, h.device.Write(ctx, lba(block), b, false))
+		h.history.add(h.number, a, sent, h.device.WriteOnce(ctx, lba(block), b, false))
 		return nil
 	}
 	sent := h.history.now()

@@ -2,17 +2,19 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/mooring-io/mooring/core/admin"
 )
 
 func main() {
@@ -22,6 +24,13 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "keep data and logs in this new folder; \"\" is a temporary one, which is kept when it did not hold")
 	flag.IntVar(&o.hosts, "hosts", 3, "that use the volume")
 	flag.Parse()
+	if os.Getenv(apart) == "" {
+		code, err := goApart()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "chaos:", err)
+		}
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
@@ -59,7 +68,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	h := newHistory()
-	f := &faults{rand: rand.New(rand.NewPCG(o.seed, 1)), say: say}
+	f := &faults{seed: o.seed, say: say}
 	err = f.chaos(ctx, o, dir, h)
 	verdict := "held"
 	if err != nil {
@@ -67,8 +76,9 @@ func run(ctx context.Context, o options) (err error) {
 	} else if o.dir == "" {
 		err = os.RemoveAll(dir)
 	}
-	fmt.Fprintf(o.out, "chaos: seed %d, %v, %d hosts on %d blocks: %d writes acknowledged, %d reads, %d writes of unknown outcome, %d reads without answer; %d kill -9, %d standstills: %s\n",
-		o.seed, o.time, o.hosts, blocks, h.written, h.read, h.unknown, h.unread, f.kills, f.stops, verdict)
+	fmt.Fprintf(o.out, "chaos: seed %d, %v, %d hosts on %d blocks: %d writes acknowledged, %d reads, %d writes of unknown outcome, %d reads without answer; "+
+		"%d kill -9, %d of plugins, %d power cuts, %d standstills, %d cuts of the network, %d disks failed, %d were full: %s\n",
+		o.seed, o.time, o.hosts, blocks, h.written, h.read, h.unknown, h.unread, f.kills, f.plugins, f.outages, f.stops, f.cuts, f.failing, f.full, verdict)
 	return err
 }
 
@@ -79,13 +89,19 @@ func (f *faults) chaos(ctx context.Context, o options, dir string, h *history) (
 	if err := build(ctx, programs); err != nil {
 		return err
 	}
-	for _, name := range []string{"a", "b", "c"} {
-		n, err := newNode(dir, programs, name)
+	if f.places, err = newNetwork([]string{"a", "b", "c"}); err != nil {
+		return err
+	}
+	for _, p := range f.places[1:] {
+		n, err := newNode(dir, programs, p)
 		if err != nil {
 			return err
 		}
 		defer n.log.Close()
-		defer n.kill()
+		defer func() {
+			n.kill()
+			err = errors.Join(err, n.machine.close())
+		}()
 		f.nodes = append(f.nodes, n)
 	}
 	f.say("form a cluster")
@@ -148,6 +164,8 @@ func (f *faults) look(ctx context.Context, hosts []*host, h *history) error {
 		errs = append(errs, x.readAll(ctx))
 		x.device.Close()
 	}
+	f.say("compare the replicas")
+	errs = append(errs, f.scrub(ctx))
 	var wg sync.WaitGroup
 	ends := make([]error, len(f.nodes))
 	for i, n := range f.nodes {
@@ -164,4 +182,34 @@ func (f *faults) look(ctx context.Context, hosts []*host, h *history) error {
 		errs = append(errs, fmt.Errorf("could not be judged in time: %q", undecided))
 	}
 	return errors.Join(errs...)
+}
+
+// scrub has the node that drives the volume compare its replicas, and fails if they differ.
+func (f *faults) scrub(ctx context.Context) error {
+	for {
+		var errs []error
+		for _, n := range f.nodes {
+			out, err := n.run(ctx, "scrub", "v", "-o", "json")
+			if err != nil { // another node drives it
+				errs = append(errs, err)
+				continue
+			}
+			var all []admin.Scrub
+			if err := json.Unmarshal([]byte(out), &all); err != nil {
+				return fmt.Errorf("scrub: %w\n%s", err, out)
+			}
+			if len(all) != 1 || all[0].Extents == 0 || all[0].Different+all[0].Corrupt > 0 {
+				return fmt.Errorf("not all replicas were compared, or they differ: %s", out)
+			}
+			if all[0].Skipped == 0 {
+				return nil
+			}
+			errs = append(errs, fmt.Errorf("%d extents could not be compared: %s", all[0].Skipped, all[0].Reason))
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(append(errs, ctx.Err())...)
+		case <-time.After(time.Second): // they are being made whole
+		}
+	}
 }

@@ -29,9 +29,10 @@ type Disk struct {
 	next    uint64            // inode number
 	seq     uint64            // the last change in the journal
 	durable uint64            // the journal is durable up to here
-	changes int64             // requests that changed something
-	syncs   int64             // of them, syncs and durable writes
-	cutAt   int64             // the change at which power goes; 0 is none
+	fault   Fault
+	changes int64 // requests that changed something
+	syncs   int64 // of them, syncs and durable writes
+	cutAt   int64 // the change at which power goes; 0 is none
 	cut     bool
 	down    chan struct{} // closed at the cut
 	resume  chan struct{} // closed when what waits is to be answered
@@ -74,6 +75,32 @@ func (d *Disk) fall() {
 		d.cut = true
 		close(d.down)
 	}
+}
+
+// Fault is what is wrong with a disk that has power.
+type Fault struct {
+	Syncs bool // syncs and durable writes fail with EIO; what they should have made durable is as after a write
+	Full  bool // what needs a page of its own fails with ENOSPC
+}
+
+// Fail has the disk fail so from now on; the zero Fault is none.
+func (d *Disk) Fail(f Fault) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault = f
+}
+
+// lacks says whether a write needs pages that a full disk does not have. d.mu is held.
+func (d *Disk) lacks(i *inode, off, n int64) bool {
+	if !d.fault.Full {
+		return false
+	}
+	for p := off / pageSize; p*pageSize < off+n; p++ {
+		if i.live.pages[p] == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // IsCut tells whether power is gone.

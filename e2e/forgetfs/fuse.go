@@ -171,7 +171,14 @@ func (w *wire) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, 
 		return 0, fuse.EIO
 	}
 	defer w.d.mu.Unlock()
-	w.d.write(w.d.inodes[in.NodeId], data, int64(in.Offset), in.Flags&unix.O_DSYNC != 0)
+	i, durable := w.d.inodes[in.NodeId], in.Flags&unix.O_DSYNC != 0
+	if w.d.lacks(i, int64(in.Offset), int64(len(data))) {
+		return 0, fuse.Status(syscall.ENOSPC)
+	}
+	w.d.write(i, data, int64(in.Offset), durable && !w.d.fault.Syncs)
+	if durable && w.d.fault.Syncs {
+		return 0, fuse.EIO
+	}
 	return uint32(len(data)), fuse.OK
 }
 
@@ -184,6 +191,9 @@ func (w *wire) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	off, n := int64(in.Offset), int64(in.Length)
 	switch in.Mode {
 	case 0:
+		if w.d.fault.Full {
+			return fuse.Status(syscall.ENOSPC)
+		}
 		w.d.reshape(i, change{kind: extend, off: off + n})
 	case unix.FALLOC_FL_KEEP_SIZE:
 	case unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE:
@@ -199,6 +209,9 @@ func (w *wire) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 		return fuse.EIO
 	}
 	defer w.d.mu.Unlock()
+	if w.d.fault.Syncs {
+		return fuse.EIO
+	}
 	w.d.sync(w.d.inodes[in.NodeId])
 	return fuse.OK
 }

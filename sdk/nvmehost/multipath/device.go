@@ -189,15 +189,15 @@ func (d *Device) set(w *way, ctrl *nvmehost.Controller, p Path) {
 const retryPause = 5 * time.Millisecond
 
 // do runs one command by one way after the other until it succeeds, fails for reasons of its
-// own, or there was no way for HoldFor.
-func (d *Device) do(ctx context.Context, fn func(context.Context, *nvmehost.Controller) error) error {
+// own, or there was no way for HoldFor. With once it is not tried again after it was sent.
+func (d *Device) do(ctx context.Context, once bool, fn func(context.Context, *nvmehost.Controller) error) error {
 	var hold <-chan time.Time // runs while the command gets nowhere
 	var last error
 	for {
 		w, c, changed := d.pick()
 		if c != nil {
 			err := w.try(ctx, c, fn)
-			if !d.blame(w, c, err) || ctx.Err() != nil {
+			if !d.blame(w, c, err) || ctx.Err() != nil || once {
 				return err
 			}
 			last = err
@@ -242,19 +242,27 @@ func (d *Device) blame(w *way, c *nvmehost.Controller, err error) bool {
 
 // Read fills data with the blocks from lba on.
 func (d *Device) Read(ctx context.Context, lba nvme.LBA, data []byte) error {
-	return d.do(ctx, func(ctx context.Context, c *nvmehost.Controller) error { return c.Read(ctx, d.o.NSID, lba, data) })
+	return d.do(ctx, false, func(ctx context.Context, c *nvmehost.Controller) error { return c.Read(ctx, d.o.NSID, lba, data) })
 }
 
 // Write writes data to the blocks from lba on; with fua it is durable then.
 func (d *Device) Write(ctx context.Context, lba nvme.LBA, data []byte, fua bool) error {
-	return d.do(ctx, func(ctx context.Context, c *nvmehost.Controller) error {
+	return d.do(ctx, false, func(ctx context.Context, c *nvmehost.Controller) error {
+		return c.Write(ctx, d.o.NSID, lba, data, fua)
+	})
+}
+
+// WriteOnce is Write for who has to know how often it was done: it waits for a way, but is sent once. After an error of a way it may
+// have been done, or be done until a later write of this device has been acknowledged, or never be.
+func (d *Device) WriteOnce(ctx context.Context, lba nvme.LBA, data []byte, fua bool) error {
+	return d.do(ctx, true, func(ctx context.Context, c *nvmehost.Controller) error {
 		return c.Write(ctx, d.o.NSID, lba, data, fua)
 	})
 }
 
 // Flush makes what was written durable.
 func (d *Device) Flush(ctx context.Context) error {
-	return d.do(ctx, func(ctx context.Context, c *nvmehost.Controller) error { return c.Flush(ctx, d.o.NSID) })
+	return d.do(ctx, false, func(ctx context.Context, c *nvmehost.Controller) error { return c.Flush(ctx, d.o.NSID) })
 }
 
 // way is one access point and its connection. Its goroutine connects and watches; ctrl and seen

@@ -301,15 +301,28 @@ func (a *agent) AddStore(ctx context.Context, in admin.StoreAdd) (admin.Store, e
 
 // storeFolder says why a folder cannot become a store's, if it cannot.
 func (a *agent) storeFolder(path string) error {
+	path = filepath.Clean(path)
 	for _, s := range a.openedStores() {
-		if s.path == path {
+		switch {
+		case filepath.Clean(s.path) == path:
 			return fmt.Errorf("store %s at that path: %w", s.name, meta.ErrExists)
+		case within(path, s.path), within(s.path, path):
+			return &meta.InvalidError{Field: "path", Want: fmt.Sprintf("a folder of its own; store %s is at %s", s.name, s.path)}
 		}
+	}
+	if within(a.cfg.DataDir, path) {
+		return &meta.InvalidError{Field: "path", Want: fmt.Sprintf("a folder of its own; the metadata is in %s", a.cfg.DataDir)}
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return &meta.InvalidError{Field: "path", Want: fmt.Sprintf("a folder that is there or can be made: %v", err)}
 	}
 	return nil
+}
+
+// within says whether a path is a folder or lies in it.
+func within(path, folder string) bool {
+	rel, err := filepath.Rel(folder, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
 }
 
 // DrainStore implements admin.Agent.

@@ -551,7 +551,9 @@ func TestCrash(t *testing.T) {
 			points += w.run(200, perWorld)
 		}
 	}
-	t.Logf("%d crash points", points)
+	if t.Logf("%d crash points", points); points < 10*worlds {
+		t.Errorf("%d crash points in %d worlds are too few to say anything", points, worlds)
+	}
 }
 
 func (w *world) run(steps, crashes int) int {

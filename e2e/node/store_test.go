@@ -50,6 +50,11 @@ func TestStoreFolderGone(t *testing.T) {
 	}
 	ok(a.io(c, true, 1, 'm'))
 	a.mustCLI("store", "add", "x", x)
+	for _, other := range []string{dir, filepath.Join(dir, "data"), filepath.Join(x, "y"), filepath.Join(dir, "data", "stores")} {
+		if out, err := a.cli("store", "add", "z", other); err == nil || !strings.Contains(out, "a folder of its own") {
+			t.Errorf("a store at %s: %v\n%s", other, err, out)
+		}
+	}
 	a.mustCLI("volume", "resize", "dev", "16GiB")
 	on := 0 // MiB whose extent is on x
 	for !a.holds("x") {

@@ -60,10 +60,10 @@ lint: ## staticcheck, lost errors, switches that miss a case, log calls that mis
 vuln: ## known vulnerabilities in what we call (asks the network)
 	$(TOOL) govulncheck ./...
 
-# Built for all packages at once, run for one at a time: many tests run processes and
+# Compiled for all packages at once, linked and run for one at a time: many tests run processes and
 # threads of their own, and their neighbours should not be what they time.
 unit: ## all unit, contract, crash and in-process tests
-	$(GO) test -run '^$$' ./... >/dev/null
+	$(GO) list -test -export ./... >/dev/null
 	$(GO) test -p 1 -shuffle=on -timeout 10m ./...
 ifdef RDMA
 	$(GO) test -tags rdma -shuffle=on -timeout 5m ./$(RDMA)/...
@@ -72,7 +72,7 @@ else
 endif
 
 race: ## the concurrent packages under the race detector
-	$(GO) test -race -run '^$$' ./core/... ./sdk/... ./plugins/... >/dev/null
+	$(GO) list -race -test -export ./core/... ./sdk/... ./plugins/... >/dev/null
 	$(GO) test -race -short -p 1 -timeout 10m ./core/... ./sdk/... ./plugins/...
 ifdef RDMA
 	$(GO) test -race -short -tags rdma -timeout 5m ./$(RDMA)/...
@@ -89,7 +89,7 @@ fuzz: ## every fuzz target, 20 s each
 # The other packages below e2e need neither QEMU nor a file system of their own: they are part of unit.
 e2e: build ## real initiators in QEMU, power cuts on a file system that forgets
 	$(GO) test -tags e2e -p 1 -count=1 -timeout 30m -v ./e2e ./e2e/forgetfs ./e2e/powerloss
-	$(GO) test -tags cluster -count=1 -timeout 3m -v -run 'TestNodeDeath$$' ./e2e/cluster
+	$(GO) test -tags cluster -count=1 -timeout 10m -v -run 'TestNodeDeath$$' ./e2e/cluster
 
 # All cases take some minutes; that part of e2e which was seen to pass each time on a busy machine is in e2e.
 e2e-cluster: ## clusters of real agents on loopback: forming, growing, deaths

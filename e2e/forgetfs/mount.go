@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -53,11 +54,25 @@ func (d *Disk) Mount(dir string) (*Mount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount at %s: %w", dir, err)
 	}
+	keepToOurselves()
 	go server.Serve()
 	if err := server.WaitMount(); err != nil {
 		return nil, fmt.Errorf("mount at %s: %w", dir, err)
 	}
 	return &Mount{disk: d, dir: dir, server: server}, nil
+}
+
+// keepToOurselves closes the kernel's connections on exec. A process that uses the disk and holds one, too, could wait for ever for
+// an answer when ours has ended.
+func keepToOurselves() {
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, f := range fds {
+		if to, err := os.Readlink("/proc/self/fd/" + f.Name()); err == nil && to == "/dev/fuse" {
+			if fd, err := strconv.Atoi(f.Name()); err == nil {
+				unix.CloseOnExec(fd)
+			}
+		}
+	}
 }
 
 // WriteBack has the kernel begin to write what processes have changed in memory that they map. Nothing is synced by it, and the

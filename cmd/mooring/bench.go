@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -12,23 +13,29 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mooring-io/mooring/core/admin"
-	"github.com/mooring-io/mooring/sdk/nvmehost/bench"
+	"github.com/mooring-io/mooring/sdk/bench"
+	"github.com/mooring-io/mooring/sdk/iscsihost"
 )
 
 func benchCommand(g *globals) *cobra.Command {
 	cfg := bench.Config{ProgressEvery: time.Second}
-	var bs, span string
+	var bs, span, secret, mutual string
 	c := &cobra.Command{
-		Use: "bench URL...", Short: "Load a namespace with our own NVMe/TCP host and measure it", Args: cobra.MinimumNArgs(1),
-		Long: `Load a namespace with Mooring's own NVMe/TCP host: no kernel module, no root.
-Writing destroys what is on the namespace; over what looks like a file system or a
-partition table it is refused without -force. Where the agent runs on this machine, its
-CPU time is measured too.
+		Use: "bench URL...", Short: "Load a namespace or a logical unit with our own hosts and measure it", Args: cobra.MinimumNArgs(1),
+		Long: `Load a namespace with Mooring's own NVMe/TCP host, or a logical unit with its own iSCSI
+initiator: no kernel module, no root. Writing destroys what is there; over what looks like
+a file system or a partition table it is refused without -force. Where the agent runs on
+this machine, its CPU time is measured too.
+
+An initiator follows the redirects of the portal, also in the middle. For CHAP, give
+-secret-file, or the secret in the environment variable MOORING_CHAP_SECRET; and with
+-mutual-secret-file or MOORING_CHAP_MUTUAL_SECRET the target has to prove who it is.
 
 With several URLs of one namespace, or with -multipath, it is a host with native
 multipath: it follows ANA, connects again, and goes on when ways are lost. The longest
 stall is then the greatest latency. Each change of a way is told.`,
-		Example: "  mooring bench 'nvme-tcp://127.0.0.1:4420/nqn.2026-11.io.mooring:dev?ns=1' -rw randread -bs 4KiB -qd 32 -time 10s",
+		Example: "  mooring bench 'nvme-tcp://127.0.0.1:4420/nqn.2026-11.io.mooring:dev?ns=1' -rw randread -bs 4KiB -qd 32 -time 10s\n" +
+			"  mooring bench 'iscsi://127.0.0.1:3260/iqn.2026-11.io.mooring:dev?lun=0' -rw randrw -verify",
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg.URL, cfg.More = args[0], args[1:]
 			n, err := sizeArg("-bs", bs)
@@ -39,9 +46,20 @@ stall is then the greatest latency. Each change of a way is told.`,
 			if cfg.SpanBytes, err = sizeArg("-span", span); err != nil {
 				return err
 			}
+			iscsi := false
 			for _, u := range args {
-				if _, err := bench.ParseURL(u); err != nil {
+				t, err := bench.ParseURL(u)
+				if err != nil {
 					return &usageError{err}
+				}
+				iscsi = iscsi || t.Scheme == bench.SchemeISCSI
+			}
+			if iscsi && (len(args) > 1 || cfg.Multipath) {
+				return &usageError{errors.New("several URLs, and -multipath, are for nvme-tcp; an initiator follows the redirects of one portal")}
+			}
+			if iscsi {
+				if cfg.CHAP, err = benchCHAP(c, cfg.CHAP, secret, mutual); err != nil {
+					return err
 				}
 			}
 			if !slices.Contains(bench.Modes, cfg.RW) {
@@ -62,6 +80,9 @@ stall is then the greatest latency. Each change of a way is told.`,
 			r, err := bench.Run(c.Context(), cfg)
 			if occupied := new(bench.OccupiedError); errors.As(err, &occupied) {
 				return &usageError{fmt.Errorf("%w; -force writes all the same", err)}
+			}
+			if out := new(bench.RangeError); errors.As(err, &out) {
+				return &usageError{err}
 			}
 			if r == nil {
 				return err
@@ -85,17 +106,39 @@ stall is then the greatest latency. Each change of a way is told.`,
 	f.IntVar(&cfg.Mix, "mix", 50, "`percent` of reads in randrw and rw")
 	f.StringVar(&bs, "bs", "4KiB", "`size` of one I/O")
 	f.IntVar(&cfg.QueueDepth, "qd", 32, "I/Os in flight on each queue")
-	f.IntVar(&cfg.Queues, "queues", 1, "I/O queue pairs, each a connection")
+	f.IntVar(&cfg.Queues, "queues", 1, "I/O queue pairs or sessions, each a connection")
 	f.DurationVar(&cfg.Time, "time", 10*time.Second, "how long to measure")
 	f.StringVar(&span, "span", "0", "use only this much of the namespace's beginning; 0 is all")
 	f.BoolVar(&cfg.Verify, "verify", false, "write a pattern and check everything that is read")
 	f.BoolVar(&cfg.Multipath, "multipath", false, "go on when the connection is lost; implied by several URLs")
 	f.BoolVar(&cfg.RoundRobin, "round-robin", false, "with several URLs: take turns between equally good ways")
-	f.DurationVar(&cfg.Timeout, "timeout", 15*time.Second, "with several URLs: give a way up that does not answer for so long")
+	f.DurationVar(&cfg.Timeout, "timeout", 15*time.Second, "with several URLs: give a way up that does not answer for so long; iSCSI: abort a task that does not")
 	f.BoolVar(&cfg.Force, "force", false, "write although there seems to be a file system or a partition table")
-	f.StringVar(&cfg.HostNQN, "host", "", "connect as this host `NQN`, for subsystems that do not allow any host")
+	f.StringVar(&cfg.Host, "host", "", "connect as the host of this `NAME`, an NQN or IQN, where not any host is allowed")
+	f.StringVar(&cfg.CHAP.User, "user", "", "iSCSI: the `name` for CHAP; without, that of the initiator")
+	f.StringVar(&secret, "secret-file", "", "iSCSI: `file` with the secret for CHAP; - is standard input")
+	f.StringVar(&cfg.CHAP.MutualUser, "mutual-user", "", "iSCSI: the `name` that the target must prove")
+	f.StringVar(&mutual, "mutual-secret-file", "", "iSCSI: `file` with the secret that the target must prove to know")
 	f.Uint64Var(&cfg.Seed, "seed", 1, "of offsets and patterns")
 	return c
+}
+
+// benchCHAP completes how an initiator proves who it is: secrets come from files, or from the environment.
+func benchCHAP(c *cobra.Command, chap iscsihost.CHAP, file, mutualFile string) (iscsihost.CHAP, error) {
+	var err error
+	if chap.Secret, err = secretFrom(c, file); err != nil {
+		return chap, err
+	}
+	if chap.MutualSecret, err = secretFrom(c, mutualFile); err != nil {
+		return chap, err
+	}
+	chap.User = cmp.Or(chap.User, os.Getenv("MOORING_CHAP_USER"))
+	chap.Secret = cmp.Or(chap.Secret, os.Getenv("MOORING_CHAP_SECRET"))
+	chap.MutualSecret = cmp.Or(chap.MutualSecret, os.Getenv("MOORING_CHAP_MUTUAL_SECRET"))
+	if err := chap.Check(); err != nil {
+		return chap, &usageError{err}
+	}
+	return chap, nil
 }
 
 // checkBench refuses values that package bench would take for "the default".
@@ -106,7 +149,7 @@ func checkBench(cfg *bench.Config, c *cobra.Command) error {
 		want string
 	}{
 		{"mix", cfg.Mix >= 0 && cfg.Mix <= 100, "a percentage"},
-		{"bs", cfg.BlockBytes >= 512 && cfg.BlockBytes%512 == 0, "a multiple of 512"},
+		{"bs", cfg.BlockBytes >= 512 && cfg.BlockBytes <= 64<<20 && cfg.BlockBytes%512 == 0, "a multiple of 512, up to 64MiB"},
 		{"qd", cfg.QueueDepth >= 1 && cfg.QueueDepth <= 65_535, "from 1 to 65535"},
 		{"queues", cfg.Queues >= 1 && cfg.Queues <= 65_535, "from 1 to 65535"},
 		{"time", cfg.Time > 0, "more than nothing, such as 10s"},

@@ -88,6 +88,8 @@ func TestExisted(t *testing.T) {
 // benchURL is of a target that is not there: port 1 is nobody's.
 const benchURL = "nvme-tcp://127.0.0.1:1/nqn.2026-11.com.example:none"
 
+const iscsiURL = "iscsi://127.0.0.1:1/iqn.2026-11.com.example:none"
+
 // TestComplaints: with -o json an error is an object with its kind and what to do.
 func TestComplaints(t *testing.T) {
 	for _, c := range []struct {
@@ -184,6 +186,12 @@ func TestExitCodes(t *testing.T) {
 		{"bench: no depth", []string{"bench", benchURL, "-qd", "0"}, exitUsage},
 		{"bench: block of nothing", []string{"bench", benchURL, "-bs", "0"}, exitUsage},
 		{"bench: odd block", []string{"bench", benchURL, "-bs", "1000"}, exitUsage},
+		{"bench: block above all", []string{"bench", benchURL, "-bs", "65MiB"}, exitUsage},
+		{"bench: iSCSI with several ways", []string{"bench", iscsiURL, iscsiURL}, exitUsage},
+		{"bench: secret in a file that is not there", []string{"bench", iscsiURL, "-secret-file", "/nonexistent"}, exitUsage},
+		{"bench: CHAP without a secret", []string{"bench", iscsiURL, "-user", "me"}, exitUsage},
+		{"bench: secret in the URL", []string{"bench", "iscsi://user:secret@127.0.0.1:1/iqn.2026-11.com.example:none"}, exitUsage},
+		{"bench: no portal there", []string{"bench", iscsiURL}, exitFailed},
 		{"bench: mix above all", []string{"bench", benchURL, "-mix", "101"}, exitUsage},
 		{"bench: nobody there", []string{"bench", benchURL}, exitFailed},
 	} {

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mooring-io/mooring/sdk/nvmehost/bench"
+	"github.com/mooring-io/mooring/sdk/bench"
 )
 
 // A host with two ways goes on when the plugin that serves both is killed, and when its path is moved under

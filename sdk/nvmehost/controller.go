@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mooring-io/mooring/sdk/hostio"
 	"github.com/mooring-io/mooring/sdk/nvme"
 )
 
@@ -59,7 +60,7 @@ type Controller struct {
 	Identity nvme.IdentifyController
 
 	opts  Options
-	loop  *Loop
+	loop  *hostio.Loop
 	done  chan struct{} // the loop's goroutine is over
 	admin *Queue
 	io    []*Queue
@@ -102,7 +103,7 @@ func newController(address, nqn string, opts Options) (*Controller, error) {
 	if opts.Entries == 0 {
 		opts.Entries = defaultEntries
 	}
-	loop, err := NewLoop()
+	loop, err := hostio.NewLoop()
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +231,7 @@ func connectError(id nvme.QueueID, cqe nvme.Completion, err error) error {
 }
 
 // open connects and hands the queue to loop, which another goroutine runs.
-func (c *Controller) open(ctx context.Context, loop *Loop, cfg QueueConfig) (*Queue, error) {
+func (c *Controller) open(ctx context.Context, loop *hostio.Loop, cfg QueueConfig) (*Queue, error) {
 	l, err := dial(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -254,7 +255,7 @@ func (c *Controller) open(ctx context.Context, loop *Loop, cfg QueueConfig) (*Qu
 	return r.q, r.err
 }
 
-func (c *Controller) openIO(ctx context.Context, loop *Loop, id nvme.QueueID) (*Queue, error) {
+func (c *Controller) openIO(ctx context.Context, loop *hostio.Loop, id nvme.QueueID) (*Queue, error) {
 	q, err := c.open(ctx, loop, c.config(c.opts.Entries, c.inCapsule))
 	if err != nil {
 		return nil, err
@@ -274,7 +275,7 @@ func (c *Controller) ioConnect(id nvme.QueueID) nvme.Command {
 
 // OpenQueue opens I/O queue id on a loop that the calling goroutine turns itself. The queue ends
 // with that loop, not with the Controller.
-func (c *Controller) OpenQueue(ctx context.Context, loop *Loop, id nvme.QueueID) (*Queue, error) {
+func (c *Controller) OpenQueue(ctx context.Context, loop *hostio.Loop, id nvme.QueueID) (*Queue, error) {
 	q, err := Dial(ctx, loop, c.config(c.opts.Entries, c.inCapsule))
 	if err != nil {
 		return nil, err

@@ -8,7 +8,7 @@
 //   - Controller, the blocking convenience API. Connect makes an association, enables the
 //     controller, keeps it alive and collects its events; any goroutine may call Do, Read, Write,
 //     Identify and so on.
-//   - Loop and Queue, the high-rate API. A caller that drives its own Loop with Turn on a locked
+//   - Queue on a loop (package hostio), the high-rate API. A caller that drives its own loop with Turn on a locked
 //     OS thread submits prepared IOs and gets each back by a callback on that thread: no locks, no
 //     channels, no allocation per command, one writev and few readv per turn.
 //

@@ -63,6 +63,17 @@ func (io *IO) answer(cqe *nvme.Completion) {
 	}
 }
 
+// Sent is for the queue's sender: a run of Data was sent, or never will be.
+func (io *IO) Sent(endsR2T bool) {
+	if endsR2T {
+		io.r2ts--
+	}
+	io.sending--
+	if io.sending == 0 && io.answered {
+		io.finish()
+	}
+}
+
 // finish gives the IO back. The queue's slot is free before Done runs.
 func (io *IO) finish() {
 	q := io.q

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mooring-io/mooring/sdk/hostio"
 	"github.com/mooring-io/mooring/sdk/nvme"
 	"github.com/mooring-io/mooring/sdk/nvmetcp"
 )
@@ -48,8 +48,8 @@ type QueueConfig struct {
 // Queue is one queue pair on one connection. It belongs to the goroutine of its loop.
 type Queue struct {
 	cfg     QueueConfig
-	loop    *Loop
-	index   int // in the loop
+	loop    *hostio.Loop
+	watch   *hostio.Watch
 	fd      int
 	local   string
 	icresp  nvmetcp.ICResp
@@ -60,17 +60,14 @@ type Queue struct {
 	free        []nvme.CommandID
 	first, last *IO // waiting for a slot
 
-	send    sender
-	dirty   bool // listed in loop.dirty
-	blocked bool // the socket is full; EPOLLOUT is watched
-
+	send hostio.Sender
 	recv receiver
 	sqhd uint16 // as last reported
 }
 
 // Dial opens a connection and exchanges ICReq and ICResp. It blocks; the queue then belongs to
 // the goroutine of loop, on which Dial must be called.
-func Dial(ctx context.Context, loop *Loop, cfg QueueConfig) (*Queue, error) {
+func Dial(ctx context.Context, loop *hostio.Loop, cfg QueueConfig) (*Queue, error) {
 	link, err := dial(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -112,7 +109,7 @@ func dial(ctx context.Context, cfg QueueConfig) (link, error) {
 	if err != nil {
 		return link{}, fmt.Errorf("initialize connection to %s: %w", cfg.Address, err)
 	}
-	l.fd, err = duplicate(conn.(*net.TCPConn))
+	l.fd, err = hostio.Descriptor(conn.(*net.TCPConn))
 	return l, err
 }
 
@@ -151,25 +148,7 @@ func (l *link) handshake(conn net.Conn) error {
 	return nil
 }
 
-// duplicate returns a descriptor of conn's own that survives its Close.
-func duplicate(conn *net.TCPConn) (int, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	fd, derr := -1, error(nil)
-	err = raw.Control(func(u uintptr) { fd, derr = unix.FcntlInt(u, syscall.F_DUPFD_CLOEXEC, 0) })
-	if err = errors.Join(err, derr); err != nil {
-		return -1, fmt.Errorf("duplicate socket: %w", err)
-	}
-	if err = errors.Join(unix.SetNonblock(fd, true), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)); err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("set socket options: %w", err)
-	}
-	return fd, nil
-}
-
-func newQueue(loop *Loop, l link) (*Queue, error) {
+func newQueue(loop *hostio.Loop, l link) (*Queue, error) {
 	q := &Queue{
 		cfg: l.cfg, loop: loop, fd: l.fd, local: l.local, icresp: l.resp,
 		slots: make([]*IO, l.cfg.Entries-1), free: make([]nvme.CommandID, 0, l.cfg.Entries-1),
@@ -178,7 +157,9 @@ func newQueue(loop *Loop, l link) (*Queue, error) {
 		q.free = append(q.free, nvme.CommandID(i))
 	}
 	q.out, q.in = nvmetcp.Links(l.req, l.resp, uint32(l.cfg.InCapsule))
-	return q, loop.add(q)
+	var err error
+	q.watch, err = loop.Add(l.fd, q)
+	return q, err
 }
 
 // ICResp returns what the controller answered to the ICReq.
@@ -250,22 +231,19 @@ func (q *Queue) start(io *IO) {
 	} else {
 		q.appendCapsule(io, 0)
 	}
-	q.wantFlush()
+	q.watch.Want()
 }
 
 func (q *Queue) appendCapsule(io *IO, n uint32) {
-	start := len(q.send.arena)
-	q.send.arena = q.out.AppendCapsuleCmd(q.send.arena, &io.Cmd, n)
-	q.send.appended(start)
+	q.send.End(q.out.AppendCapsuleCmd(q.send.Begin(), &io.Cmd, n))
 }
 
 // appendPayload queues data and its digest.
 func (q *Queue) appendPayload(io *IO, data []byte, endsR2T bool) {
-	q.send.payload(io, data, endsR2T)
+	io.sending++
+	q.send.Payload(io, data, endsR2T)
 	if q.out.DataDigest {
-		start := len(q.send.arena)
-		q.send.arena = nvmetcp.AppendDigest(q.send.arena, nvmetcp.Digest(data))
-		q.send.appended(start)
+		q.send.End(nvmetcp.AppendDigest(q.send.Begin(), nvmetcp.Digest(data)))
 	}
 }
 
@@ -280,27 +258,19 @@ func (q *Queue) serveR2T(io *IO, r nvmetcp.R2T) {
 		if off+n == end {
 			d.Flags = nvmetcp.FlagLast
 		}
-		start := len(q.send.arena)
-		q.send.arena = q.out.AppendData(q.send.arena, d)
-		q.send.appended(start)
+		q.send.End(q.out.AppendData(q.send.Begin(), d))
 		q.appendPayload(io, io.Data[off:off+n], off+n == end)
 		off += n
 	}
-	q.wantFlush()
+	q.watch.Want()
 }
 
-func (q *Queue) wantFlush() {
-	if !q.dirty && !q.blocked {
-		q.dirty = true
-		q.loop.dirty = append(q.loop.dirty, q)
-	}
-}
-
-func (q *Queue) flush() {
+// Flush is for the loop.
+func (q *Queue) Flush() {
 	if q.err != nil {
 		return
 	}
-	again, err := q.send.flush(q.fd)
+	again, err := q.send.Flush(q.fd)
 	if err != nil {
 		q.fail(fmt.Errorf("send: %w", err))
 		return
@@ -309,23 +279,18 @@ func (q *Queue) flush() {
 }
 
 func (q *Queue) setBlocked(b bool) {
-	if q.blocked == b || q.err != nil {
+	if q.err != nil {
 		return
 	}
-	q.blocked = b
-	events := uint32(unix.EPOLLIN)
-	if b {
-		events |= unix.EPOLLOUT
-	}
-	if err := q.loop.watch(q, events); err != nil {
-		q.fail(fmt.Errorf("watch socket: %w", err))
+	if err := q.watch.Blocked(b); err != nil {
+		q.fail(err)
 	}
 }
 
-// ready serves the events of the socket.
-func (q *Queue) ready(events uint32) {
+// Ready is for the loop: it serves the events of the socket.
+func (q *Queue) Ready(events uint32) {
 	if events&unix.EPOLLOUT != 0 {
-		q.flush()
+		q.Flush()
 	}
 	if events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) != 0 && q.err == nil {
 		if err := q.receive(); err != nil {
@@ -338,10 +303,8 @@ func (q *Queue) ready(events uint32) {
 func (q *Queue) peerFault(err error) {
 	var terr *nvmetcp.TermError
 	if errors.As(err, &terr) && !terr.Silent() && q.err == nil {
-		start := len(q.send.arena)
-		q.send.arena = nvmetcp.NewTermReq(nvmetcp.Host, terr, q.recv.offending).Append(q.send.arena)
-		q.send.appended(start)
-		_, _ = q.send.flush(q.fd) // as far as it goes: the connection ends anyway
+		q.send.End(nvmetcp.NewTermReq(nvmetcp.Host, terr, q.recv.offending).Append(q.send.Begin()))
+		_, _ = q.send.Flush(q.fd) // as far as it goes: the connection ends anyway
 	}
 	q.fail(err)
 }
@@ -352,9 +315,8 @@ func (q *Queue) fail(err error) {
 		return
 	}
 	q.err = err
-	q.loop.remove(q)
-	_ = unix.Close(q.fd)
-	q.send.abandon()
+	q.watch.Remove()
+	q.send.Abandon()
 	q.recv = receiver{}
 	for _, io := range q.slots {
 		if io != nil {

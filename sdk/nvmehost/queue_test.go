@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mooring-io/mooring/sdk/hostio"
 	"github.com/mooring-io/mooring/sdk/nvme"
 	"github.com/mooring-io/mooring/sdk/nvmetcp"
 )
@@ -22,7 +23,7 @@ type script struct {
 }
 
 // play opens a queue against a controller that answers ICReq with resp (nil: the default).
-func play(t *testing.T, cfg QueueConfig, resp func(*nvmetcp.ICResp)) (*Loop, *Queue, *script) {
+func play(t *testing.T, cfg QueueConfig, resp func(*nvmetcp.ICResp)) (*hostio.Loop, *Queue, *script) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +33,7 @@ func play(t *testing.T, cfg QueueConfig, resp func(*nvmetcp.ICResp)) (*Loop, *Qu
 	s := &script{t: t}
 	accepted := make(chan error, 1)
 	go func() { accepted <- s.accept(ln, resp) }()
-	loop, err := NewLoop()
+	loop, err := hostio.NewLoop()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +145,7 @@ func (s *script) c2h(cid nvme.CommandID, off int, data []byte, flags nvmetcp.Fla
 func (s *script) r2t(r nvmetcp.R2T) { s.write(s.out.AppendR2T(nil, r)) }
 
 // spin turns the loop until done.
-func spin(t *testing.T, loop *Loop, done func() bool) {
+func spin(t *testing.T, loop *hostio.Loop, done func() bool) {
 	t.Helper()
 	for limit := time.Now().Add(10 * time.Second); !done(); {
 		if time.Now().After(limit) {
@@ -156,7 +157,7 @@ func spin(t *testing.T, loop *Loop, done func() bool) {
 	}
 }
 
-func start(t *testing.T, loop *Loop, q *Queue, io *IO) (done *bool) {
+func start(t *testing.T, loop *hostio.Loop, q *Queue, io *IO) (done *bool) {
 	t.Helper()
 	done = new(bool)
 	io.Done = func(*IO) { *done = true }
@@ -476,7 +477,7 @@ func TestHandshakeFaults(t *testing.T) {
 				_, _ = io.ReadFull(conn, make([]byte, nvmetcp.ICSize))
 				_, _ = conn.Write(answer)
 			}()
-			loop, err := NewLoop()
+			loop, err := hostio.NewLoop()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -500,7 +501,7 @@ func TestHandshakeFaults(t *testing.T) {
 				cancel()
 			}
 		}()
-		loop, err := NewLoop()
+		loop, err := hostio.NewLoop()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,7 +10,7 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/mooring-io/mooring/sdk/nvmehost/bench"
+	"github.com/mooring-io/mooring/sdk/bench"
 )
 
 // load is what is asked of a side.

@@ -1,5 +1,5 @@
 // Command bench measures Mooring beside something else in one run and prints what it found as ratios. It owns the
-// choice of loads, the taking of turns, and the report. It does not own the load itself (package sdk/nvmehost/bench,
+// choice of loads, the taking of turns, and the report. It does not own the load itself (package sdk/bench,
 // fio), nor any peer: those are programs on the machine that it is told of.
 //
 // docs/performance.md says how to run it and keeps the last table.

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mooring-io/mooring/sdk/bench"
 	"github.com/mooring-io/mooring/sdk/block/blocktest"
-	"github.com/mooring-io/mooring/sdk/nvmehost/bench"
 )
 
 // Benchmark loads the stack in one process, volumes in memory: good for profiles and for what is

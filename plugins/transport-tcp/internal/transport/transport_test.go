@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"github.com/mooring-io/mooring/sdk"
+	"github.com/mooring-io/mooring/sdk/bench"
 	"github.com/mooring-io/mooring/sdk/block/blocktest"
 	"github.com/mooring-io/mooring/sdk/nvme"
 	"github.com/mooring-io/mooring/sdk/nvmehost"
-	"github.com/mooring-io/mooring/sdk/nvmehost/bench"
 	"github.com/mooring-io/mooring/sdk/nvmetcp"
 	"github.com/mooring-io/mooring/sdk/ring"
 )

@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -8,38 +10,48 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/mooring-io/mooring/sdk/iscsi"
+	"github.com/mooring-io/mooring/sdk/iscsihost"
 	"github.com/mooring-io/mooring/sdk/nvme"
 	"github.com/mooring-io/mooring/sdk/nvmetcp"
+	"github.com/mooring-io/mooring/sdk/scsi"
 )
 
-// Scheme is the URL scheme of a target.
-const Scheme = "nvme-tcp"
+// The schemes of URLs.
+const (
+	SchemeNVMe  = "nvme-tcp"
+	SchemeISCSI = "iscsi"
+)
+
+// maxBlockBytes bounds what the I/Os in flight take of memory.
+const maxBlockBytes = 64 << 20
 
 // Modes are the values of Config.RW.
 var Modes = []string{"randread", "randwrite", "randrw", "read", "write", "rw"}
 
 // Config says what to measure. Zero fields take the defaults in parentheses.
 type Config struct {
-	URL        string        // nvme-tcp://ADDRESS:PORT/NQN?ns=1, and hdgst=1, ddgst=1 for digests
-	More       []string      // other ways to the same namespace
+	URL        string        // nvme-tcp://ADDRESS:PORT/NQN?ns=1 or iscsi://ADDRESS:PORT/IQN?lun=0, and hdgst=1, ddgst=1 for digests
+	More       []string      // other ways to the same namespace; NVMe only
 	RW         string        // one of Modes ("randread")
 	Mix        int           // percent of reads in randrw and rw (50)
-	BlockBytes int           // of one I/O; a multiple of the namespace's block (4096)
+	BlockBytes int           // of one I/O; a multiple of the unit's block (4096)
 	QueueDepth int           // I/Os in flight on each queue (32)
-	Queues     int           // I/O queue pairs (1)
+	Queues     int           // I/O queue pairs, or sessions (1)
 	Time       time.Duration // of the measurement (10 s)
-	SpanBytes  int64         // only this much of the namespace's beginning is used (all)
+	SpanBytes  int64         // only this much of the unit's beginning is used (all)
 	Verify     bool          // write a pattern, check what is read, read back all that was written
 	Seed       uint64        // of offsets and patterns (1)
 	Force      bool          // write also over what looks like a file system or a partition table; else *OccupiedError
-	HostNQN    string        // (one made for the run)
-	NoSQFlow   bool          // ask for no SQ flow control
+	Host       string        // NQN or iSCSI name of the host (one made for the run)
+	NoSQFlow   bool          // NVMe: ask for no SQ flow control
+	CHAP       iscsihost.CHAP
 
 	// Multipath goes on when connections are lost or ANA states change, as a host with native
 	// multipath does (package multipath). It is implied by several URLs.
 	Multipath  bool
 	RoundRobin bool             // take turns between equally good ways
-	Timeout    time.Duration    // after which a way that does not answer is given up (15 s)
+	Timeout    time.Duration    // after which a way that does not answer is given up, or an iSCSI task is aborted (15 s)
 	OnPath     func(PathChange) // called when a way changes
 
 	// PIDs are the target's processes; their CPU time is measured.
@@ -67,49 +79,56 @@ type PathChange struct {
 
 // Target is what a URL names.
 type Target struct {
+	Scheme       string
 	Address      string // host:port
-	NQN          string
-	NSID         nvme.NSID
+	Name         string // NQN or IQN
+	Unit         uint32 // number of the namespace or the logical unit
 	HeaderDigest bool
 	DataDigest   bool
 }
 
+// NSID is Unit of an NVMe target.
+func (t Target) NSID() nvme.NSID { return nvme.NSID(t.Unit) }
+
 // ParseURL decodes the URL of a target.
 func ParseURL(s string) (Target, error) {
 	bad := func(why string) (Target, error) {
-		return Target{}, fmt.Errorf("target %q: %s; a target looks like %s://127.0.0.1:4420/NQN?ns=1", s, why, Scheme)
+		return Target{}, fmt.Errorf("target %q: %s; a target looks like %s://127.0.0.1:4420/NQN?ns=1 or %s://127.0.0.1:3260/IQN?lun=0", s, why, SchemeNVMe, SchemeISCSI)
 	}
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
 		return bad(err.Error())
-	case u.Scheme != Scheme:
-		return bad("the scheme is not " + Scheme)
+	case connectors[u.Scheme] == nil:
+		return bad("the scheme is neither " + SchemeNVMe + " nor " + SchemeISCSI)
+	case u.User != nil:
+		return bad("a name and a secret do not belong into it, where everybody sees them")
 	case u.Hostname() == "":
 		return bad("the address is missing")
 	case len(u.Path) < 2:
-		return bad("the subsystem's NQN is missing")
+		return bad("the name of the subsystem or the target is missing")
 	}
-	t := Target{NQN: u.Path[1:], NSID: 1}
-	port := u.Port()
-	if port == "" {
-		port = strconv.Itoa(nvmetcp.Port)
+	t := Target{Scheme: u.Scheme, Name: u.Path[1:], Unit: 1}
+	number, port, valid := "ns", nvmetcp.Port, func(n uint64) bool { return n > 0 && nvme.NSID(n) != nvme.BroadcastNSID }
+	if t.Scheme == SchemeISCSI {
+		t.Unit = 0
+		number, port, valid = "lun", iscsi.Port, func(n uint64) bool { return n <= uint64(scsi.MaxLUN) }
 	}
-	t.Address = net.JoinHostPort(u.Hostname(), port)
+	t.Address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), strconv.Itoa(port)))
 	for k, v := range u.Query() {
 		switch k {
-		case "ns":
+		case number:
 			n, err := strconv.ParseUint(v[0], 10, 32)
-			if err != nil || n == 0 || nvme.NSID(n) == nvme.BroadcastNSID {
-				return bad("ns is not a namespace number")
+			if err != nil || !valid(n) {
+				return bad(k + " is not the number of a unit")
 			}
-			t.NSID = nvme.NSID(n)
+			t.Unit = uint32(n)
 		case "hdgst":
 			t.HeaderDigest = v[0] != "0"
 		case "ddgst":
 			t.DataDigest = v[0] != "0"
 		default:
-			return bad("parameter " + k + " is unknown (ns, hdgst, ddgst)")
+			return bad("parameter " + k + " is unknown (" + number + ", hdgst, ddgst)")
 		}
 	}
 	return t, nil
@@ -137,6 +156,9 @@ func (c Config) withDefaults() Config {
 	if c.Seed == 0 {
 		c.Seed = 1
 	}
+	if c.Timeout == 0 {
+		c.Timeout = 15 * time.Second
+	}
 	if c.ProgressEvery == 0 {
 		c.ProgressEvery = time.Second
 	}
@@ -151,10 +173,13 @@ func (c Config) targets() ([]Target, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(out) > 0 && (t.NQN != out[0].NQN || t.NSID != out[0].NSID) {
+		if len(out) > 0 && (t.Scheme != out[0].Scheme || t.Name != out[0].Name || t.Unit != out[0].Unit) {
 			return nil, fmt.Errorf("%s and %s are not the same namespace", c.URL, u)
 		}
 		out = append(out, t)
+	}
+	if out[0].Scheme == SchemeISCSI && (c.Multipath || len(out) > 1) {
+		return nil, errors.New("several ways, or -multipath, are for nvme-tcp; an iSCSI host follows the redirects of one portal")
 	}
 	return out, nil
 }
@@ -164,13 +189,13 @@ func (c Config) check() error {
 	case !slices.Contains(Modes, c.RW):
 		return fmt.Errorf("rw %q is none of %v", c.RW, Modes)
 	case c.Mix < 0 || c.Mix > 100:
-		return fmt.Errorf("mix %d is not a percentage", c.Mix)
-	case c.BlockBytes < 512 || c.BlockBytes%512 != 0:
-		return fmt.Errorf("block size %d is not a multiple of 512", c.BlockBytes)
+		return &RangeError{"mix", c.Mix, "a percentage"}
+	case c.BlockBytes < 512 || c.BlockBytes > maxBlockBytes || c.BlockBytes%512 != 0:
+		return &RangeError{"bs", c.BlockBytes, "a multiple of 512 bytes, up to 64 MiB"}
 	case c.QueueDepth < 1 || c.QueueDepth > 65_535:
-		return fmt.Errorf("queue depth %d is not within 1 to 65535", c.QueueDepth)
+		return &RangeError{"qd", c.QueueDepth, "from 1 to 65535"}
 	case c.Queues < 1 || c.Queues > 65_535:
-		return fmt.Errorf("%d queues are not within 1 to 65535", c.Queues)
+		return &RangeError{"queues", c.Queues, "from 1 to 65535"}
 	case c.Time < 0:
 		return fmt.Errorf("time %s is negative", c.Time)
 	}

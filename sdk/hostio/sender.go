@@ -1,4 +1,4 @@
-package nvmehost
+package hostio
 
 import (
 	"unsafe"
@@ -13,17 +13,23 @@ const maxVectors = 256
 // sent are dropped from the arena.
 const compactAt = 64 << 10
 
-// segment is a run of bytes to send: of the arena if data is nil, else data, which belongs to io.
+// Owner is whose payload is sent by reference.
+type Owner interface {
+	// Sent says that one of its runs of bytes is not referred to any more; last is what Payload was told.
+	Sent(last bool)
+}
+
+// segment is a run of bytes to send: of the arena if data is nil, else data, which belongs to owner.
 type segment struct {
 	off, n int // within the arena
 	data   []byte
-	io     *IO
-	r2t    bool // the last data of an R2T
+	owner  Owner
+	last   bool
 }
 
-// sender is the ordered queue of bytes for one socket: headers copied to an arena, payload by
-// reference. Owned by the loop's goroutine.
-type sender struct {
+// Sender is the ordered queue of bytes for one socket: headers copied to an arena, payload by
+// reference. Owned by the loop's goroutine. The zero value is empty.
+type Sender struct {
 	arena []byte
 	segs  []segment
 	head  int // first segment not sent whole
@@ -31,11 +37,19 @@ type sender struct {
 	iov   [maxVectors]unix.Iovec
 }
 
-func (s *sender) empty() bool { return s.head == len(s.segs) }
+func (s *Sender) empty() bool { return s.head == len(s.segs) }
 
-// appended takes over what the caller appended to the arena from start on.
-func (s *sender) appended(start int) {
-	n := len(s.arena) - start
+// Begin returns where a header is to be appended, which End then takes over.
+func (s *Sender) Begin() []byte { return s.arena }
+
+// End takes over what was appended to what Begin returned.
+func (s *Sender) End(b []byte) {
+	start := len(s.arena)
+	s.arena = b
+	n := len(b) - start
+	if n == 0 {
+		return
+	}
 	if l := len(s.segs); l > s.head && s.segs[l-1].data == nil {
 		s.segs[l-1].n += n // the arena is contiguous from one header to the next
 		return
@@ -43,14 +57,13 @@ func (s *sender) appended(start int) {
 	s.segs = append(s.segs, segment{off: start, n: n})
 }
 
-// payload queues data by reference; io counts it until it is sent.
-func (s *sender) payload(io *IO, data []byte, endsR2T bool) {
-	io.sending++
-	s.segs = append(s.segs, segment{data: data, io: io, r2t: endsR2T})
+// Payload queues data by reference; the owner hears when it is sent, or abandoned.
+func (s *Sender) Payload(o Owner, data []byte, last bool) {
+	s.segs = append(s.segs, segment{data: data, owner: o, last: last})
 }
 
-// flush writes until all is sent or the socket is full (again true).
-func (s *sender) flush(fd int) (again bool, err error) {
+// Flush writes until all is sent or the socket is full (again true).
+func (s *Sender) Flush(fd int) (again bool, err error) {
 	for !s.empty() {
 		n, want := s.vectors()
 		r, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&s.iov[0])), uintptr(n))
@@ -74,7 +87,7 @@ func (s *sender) flush(fd int) (again bool, err error) {
 	return false, nil
 }
 
-func (s *sender) vectors() (n, bytes int) {
+func (s *Sender) vectors() (n, bytes int) {
 	skip := s.done
 	for i := s.head; i < len(s.segs) && n < maxVectors; i++ {
 		b := s.bytes(i)[skip:]
@@ -86,14 +99,14 @@ func (s *sender) vectors() (n, bytes int) {
 	return n, bytes
 }
 
-func (s *sender) bytes(i int) []byte {
+func (s *Sender) bytes(i int) []byte {
 	if g := &s.segs[i]; g.data == nil {
 		return s.arena[g.off : g.off+g.n]
 	}
 	return s.segs[i].data
 }
 
-func (s *sender) sent(n int) {
+func (s *Sender) sent(n int) {
 	n += s.done
 	for s.head < len(s.segs) {
 		l := len(s.bytes(s.head))
@@ -107,27 +120,21 @@ func (s *sender) sent(n int) {
 	s.done = n
 }
 
-// drop ends the reference of a segment to its IO.
-func (s *sender) drop(i int) {
+// drop ends the reference of a segment to its owner.
+func (s *Sender) drop(i int) {
 	g := &s.segs[i]
-	if g.io == nil {
+	if g.owner == nil {
 		return
 	}
-	io := g.io
-	if g.r2t {
-		io.r2ts--
-	}
-	g.io, g.data = nil, empty
-	io.sending--
-	if io.sending == 0 && io.answered {
-		io.finish()
-	}
+	o := g.owner
+	g.owner, g.data = nil, empty
+	o.Sent(g.last)
 }
 
 var empty = []byte{}
 
 // compact drops what was sent, if there is much of it.
-func (s *sender) compact() {
+func (s *Sender) compact() {
 	if len(s.arena) < compactAt {
 		return
 	}
@@ -148,8 +155,8 @@ func (s *sender) compact() {
 	s.arena = s.arena[:copy(s.arena, s.arena[base:])]
 }
 
-// abandon ends the references of everything that was not sent.
-func (s *sender) abandon() {
+// Abandon ends the references of everything that was not sent.
+func (s *Sender) Abandon() {
 	for i := s.head; i < len(s.segs); i++ {
 		s.drop(i)
 	}

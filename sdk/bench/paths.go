@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -23,13 +22,10 @@ const openTimeout = 30 * time.Second
 // pathsRun is a measurement over all ways of a namespace: as many workers as I/Os are to be in
 // flight, each with places of its own. It gives up some rate for a host that goes on.
 type pathsRun struct {
-	cfg     Config
-	nsid    nvme.NSID
-	dev     *multipath.Device
-	block   int
-	places  uint64 // of BlockBytes
+	cfg Config
+	dev *multipath.Device
+	area
 	percent int
-	id      uint64
 	opened  time.Time
 	start   time.Time // of the measurement
 
@@ -58,10 +54,10 @@ type pathWorker struct {
 }
 
 func runPaths(ctx context.Context, cfg Config, targets []Target) (*Result, error) {
-	r := &pathsRun{cfg: cfg, nsid: targets[0].NSID, percent: cfg.readPercent(), opened: time.Now()}
+	r := &pathsRun{cfg: cfg, percent: cfg.readPercent(), opened: time.Now()}
 	r.sum.errors = map[string]uint64{}
 	o := multipath.Options{
-		NQN: targets[0].NQN, NSID: targets[0].NSID, HostNQN: cfg.HostNQN, Queues: cfg.Queues, RoundRobin: cfg.RoundRobin, Timeout: cfg.Timeout,
+		NQN: targets[0].Name, NSID: targets[0].NSID(), HostNQN: cfg.Host, Queues: cfg.Queues, RoundRobin: cfg.RoundRobin, Timeout: cfg.Timeout,
 		HeaderDigest: targets[0].HeaderDigest, DataDigest: targets[0].DataDigest, OnChange: r.changed,
 	}
 	_, _ = rand.Read(o.HostID[:])
@@ -78,7 +74,7 @@ func runPaths(ctx context.Context, cfg Config, targets []Target) (*Result, error
 		return nil, err
 	}
 	defer r.dev.Close()
-	if err := r.prepare(ctx); err != nil {
+	if err := r.prepare(ctx, targets); err != nil {
 		return nil, err
 	}
 	cpu, own := -cpuOf(cfg.PIDs), -ownCPU()
@@ -91,32 +87,15 @@ func runPaths(ctx context.Context, cfg Config, targets []Target) (*Result, error
 	return res, r.gone // the workers have ended
 }
 
-func (r *pathsRun) prepare(ctx context.Context) error {
-	id := r.dev.Namespace()
-	r.block = 1 << id.Format().DataShift
-	if r.cfg.BlockBytes%r.block != 0 {
-		return fmt.Errorf("block size %d is not a multiple of the namespace's %d", r.cfg.BlockBytes, r.block)
+func (r *pathsRun) prepare(ctx context.Context, targets []Target) error {
+	var err error
+	if r.area, err = r.cfg.area(namespaceUnit(targets[0].NSID(), r.dev.Namespace()), true); err != nil {
+		return err
 	}
-	r.places = uint64(id.Size) * uint64(r.block) / uint64(r.cfg.BlockBytes)
-	if size := int64(id.Size) * int64(r.block); r.cfg.SpanBytes > size {
-		return fmt.Errorf("the span of %d MiB is larger than the namespace, %d MiB", r.cfg.SpanBytes>>20, size>>20)
-	}
-	if r.cfg.SpanBytes > 0 {
-		r.places = min(r.places, uint64(r.cfg.SpanBytes)/uint64(r.cfg.BlockBytes))
-	}
-	if n := uint64(r.cfg.QueueDepth * r.cfg.Queues); r.places < n {
-		return fmt.Errorf("the namespace, or the span, has %d places, fewer than %d I/Os in flight", r.places, n)
-	}
-	if r.cfg.Verify && r.places > maxSlots {
-		return fmt.Errorf("verify: %d places are more than %d; give a smaller span", r.places, maxSlots)
-	}
-	var b [8]byte
-	_, _ = rand.Read(b[:])
-	r.id = le.Uint64(b[:])
 	if r.cfg.Force || r.percent == 100 && !r.cfg.Verify {
 		return nil
 	}
-	return occupied(int64(id.Size)*int64(r.block), func(at int64, b []byte) error { return r.dev.Read(ctx, nvme.LBA(at/int64(r.block)), b) })
+	return occupied(r.bytes, func(at int64, b []byte) error { return r.dev.Read(ctx, nvme.LBA(at/int64(r.block)), b) })
 }
 
 func (r *pathsRun) changed(p multipath.Path) {
@@ -227,8 +206,7 @@ func (w *pathWorker) measure(ctx, measure context.Context) {
 func (w *pathWorker) io(ctx context.Context, own uint64, read bool) error {
 	r := w.run
 	place := own*w.count + w.number
-	offset := place * uint64(r.cfg.BlockBytes)
-	lba := nvme.LBA(offset / uint64(r.block))
+	lba := nvme.LBA(place * r.perIO)
 	var s *slot
 	if w.slots != nil {
 		s = &w.slots[own]
@@ -239,9 +217,7 @@ func (w *pathWorker) io(ctx context.Context, own uint64, read bool) error {
 	} else {
 		if s != nil {
 			s.next++
-			for i := 0; i < len(w.buf); i += r.block {
-				stamp(w.buf[i:i+r.block], offset+uint64(i), uint64(s.next), r.id)
-			}
+			r.stamp(w.buf, place, s.next)
 		}
 		err = r.dev.Write(ctx, lba, w.buf, false)
 	}
@@ -250,9 +226,9 @@ func (w *pathWorker) io(ctx context.Context, own uint64, read bool) error {
 		if s != nil && !read {
 			s.unsure = true
 		}
-		if takenAway(err) {
+		if namespaceGone(err) {
 			r.mu.Lock()
-			r.gone = gone(r.nsid, err)
+			r.gone = r.takenAway(err)
 			r.mu.Unlock()
 		} else if !errors.Is(err, context.Canceled) {
 			r.failed.Add(1)
@@ -264,8 +240,8 @@ func (w *pathWorker) io(ctx context.Context, own uint64, read bool) error {
 	case s != nil && !read:
 		s.generation, s.unsure = s.next, false
 	case s != nil:
-		w.verified += uint64(len(w.buf) / r.block)
-		if bad := s.checkRead(w.buf, offset, r.block, r.id); bad != nil {
+		w.verified += r.perIO
+		if bad := r.check(s, w.buf, place); bad != nil {
 			r.wrong.Add(1)
 			if len(w.mismatches) < keepMismatches {
 				w.mismatches = append(w.mismatches, bad.Error())

@@ -2,15 +2,12 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"math/bits"
 	"runtime"
 	"time"
 
-	"github.com/mooring-io/mooring/sdk/nvme"
-	"github.com/mooring-io/mooring/sdk/nvmehost"
+	"github.com/mooring-io/mooring/sdk/hostio"
 )
 
 const (
@@ -20,7 +17,6 @@ const (
 	pollInterval = 20 * time.Millisecond
 	// drainTimeout bounds the wait for I/Os in flight after the measurement.
 	drainTimeout = 30 * time.Second
-	keepAlive    = 10 * time.Second
 	// maxSlots bounds the memory of Verify: 16 bytes per place.
 	maxSlots = 64 << 20
 )
@@ -39,45 +35,26 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if cfg.Multipath || len(targets) > 1 {
 		return runPaths(ctx, cfg, targets)
 	}
-	target := targets[0]
-	c, err := nvmehost.Connect(ctx, target.Address, target.NQN, nvmehost.Options{
-		HostNQN: cfg.HostNQN, HeaderDigest: target.HeaderDigest, DataDigest: target.DataDigest,
-		Entries: min(cfg.QueueDepth+1, 1<<16), KeepAlive: keepAlive, NoSQFlow: cfg.NoSQFlow, MaxR2T: 4,
-	})
-	if err != nil {
-		return nil, err
-	}
-	r := &run{cfg: cfg, target: target, ctrl: c, errors: map[string]uint64{}, rng: random(cfg.Seed)}
-	err = r.prepare(ctx)
-	if err == nil {
-		// A goroutine of its own, because it locks its thread.
-		done := make(chan error, 1)
-		go func() { done <- r.measure(ctx) }()
-		err = <-done
-	}
-	if cerr := c.Close(); err == nil && cerr != nil {
-		err = cerr
-	}
+	r := &run{cfg: cfg, errors: map[string]uint64{}, rng: random(cfg.Seed), percent: cfg.readPercent()}
+	// A goroutine of its own, because it locks its thread.
+	done := make(chan error, 1)
+	go func() { done <- r.run(ctx, targets[0]) }()
+	err = <-done
 	if r.elapsed == 0 {
 		return nil, err
 	}
 	return r.result(), err
 }
 
-// run is one measurement. Owned by the goroutine of measure once that has begun.
+// run is one measurement. Owned by the goroutine of run once that has begun.
 type run struct {
 	cfg    Config
-	target Target
-	ctrl   *nvmehost.Controller
-	loop   *nvmehost.Loop
-	queues []*nvmehost.Queue
+	host   host
+	loop   *hostio.Loop
+	queues []queue
 
-	bytes   int64  // of the namespace
-	block   int    // bytes of the namespace's blocks
-	perIO   uint64 // blocks of one I/O
-	places  uint64 // of BlockBytes
+	area
 	slots   []slot // by place; with Verify only
-	id      uint64 // of this run, in stamps
 	cursor  uint64 // next place of sequential I/O
 	rng     random
 	percent int // of reads
@@ -94,85 +71,67 @@ type run struct {
 	mismatches    []string
 	elapsed       time.Duration
 	cpu, own      time.Duration
+	changes       []PathChange
 }
 
 // op is one of the I/Os that are kept in flight.
 type op struct {
-	nvmehost.IO
+	request
 	run     *run
-	queue   *nvmehost.Queue
+	queue   queue
+	over    func() // what comes next
+	write   bool
 	place   uint64
 	started time.Duration
 	buf     []byte
 }
 
-func (r *run) prepare(ctx context.Context) error {
-	id, err := r.ctrl.Namespace(ctx, r.target.NSID)
-	if err != nil {
-		return err
-	}
-	r.block = 1 << id.Format().DataShift
-	r.bytes = int64(id.Size) * int64(r.block)
-	if r.cfg.BlockBytes%r.block != 0 {
-		return fmt.Errorf("block size %d is not a multiple of the namespace's %d", r.cfg.BlockBytes, r.block)
-	}
-	if r.cfg.Verify && r.block < 512 {
-		return fmt.Errorf("verify: blocks of %d bytes are too small", r.block)
-	}
-	if s := r.ctrl.Identity.MaxTransferShift; s > 0 && r.cfg.BlockBytes > 4096<<(s+r.ctrl.CAP.MinPageShift) {
-		return fmt.Errorf("block size %d is above the controller's limit of %d", r.cfg.BlockBytes, 4096<<(s+r.ctrl.CAP.MinPageShift))
-	}
-	r.perIO = uint64(r.cfg.BlockBytes / r.block)
-	r.places = uint64(id.Size) / r.perIO
-	if size := int64(id.Size) * int64(r.block); r.cfg.SpanBytes > size {
-		return fmt.Errorf("the span of %d MiB is larger than the namespace, %d MiB", r.cfg.SpanBytes>>20, size>>20)
-	}
-	if r.cfg.SpanBytes > 0 {
-		r.places = min(r.places, uint64(r.cfg.SpanBytes)/uint64(r.cfg.BlockBytes))
-	}
-	if r.places == 0 {
-		return fmt.Errorf("the namespace, or the span, is smaller than one I/O of %d bytes", r.cfg.BlockBytes)
-	}
-	r.percent = r.cfg.readPercent()
-	if r.cfg.Verify {
-		if r.places > maxSlots {
-			return fmt.Errorf("verify: %d places are more than %d; give a smaller span", r.places, maxSlots)
-		}
-		if r.places < uint64(r.cfg.QueueDepth*r.cfg.Queues) {
-			return fmt.Errorf("verify: %d places are fewer than %d I/Os in flight", r.places, r.cfg.QueueDepth*r.cfg.Queues)
-		}
-		r.slots = make([]slot, r.places)
-		var b [8]byte
-		_, _ = rand.Read(b[:])
-		r.id = le.Uint64(b[:])
-	}
-	granted, err := r.ctrl.SetQueueCount(ctx, r.cfg.Queues)
-	if err != nil {
-		return fmt.Errorf("ask for %d I/O queues: %w", r.cfg.Queues, err)
-	}
-	if granted < r.cfg.Queues {
-		return fmt.Errorf("the controller grants %d I/O queues, %d were asked for", granted, r.cfg.Queues)
-	}
-	return nil
+func (r *run) newOp(q queue) *op {
+	o := &op{run: r, queue: q, buf: make([]byte, r.cfg.BlockBytes)}
+	stampPlain(o.buf)
+	o.request = q.prepare(o.done)
+	return o
 }
 
-func (r *run) measure(ctx context.Context) error {
+func (r *run) run(ctx context.Context, target Target) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	loop, err := nvmehost.NewLoop()
+	loop, err := hostio.NewLoop()
 	if err != nil {
 		return err
 	}
 	defer loop.Close()
 	r.loop = loop
-	for i := range r.cfg.Queues {
-		q, err := r.ctrl.OpenQueue(ctx, loop, nvme.QueueID(i+1))
-		if err != nil {
-			return err
+	told := r.cfg.OnPath
+	r.cfg.OnPath = func(c PathChange) {
+		if len(r.changes) < keepChanges {
+			r.changes = append(r.changes, c)
 		}
-		r.queues = append(r.queues, q)
+		if told != nil {
+			told(c)
+		}
 	}
-	if err := loop.Turn(0); err != nil { // sets the clock
+	if r.host, err = connectors[target.Scheme](ctx, loop, r.cfg, target); err != nil {
+		return err
+	}
+	err = r.measure(ctx)
+	if cerr := r.host.close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func (r *run) measure(ctx context.Context) (err error) {
+	if r.area, err = r.cfg.area(r.host.unit(), r.cfg.Verify); err != nil {
+		return err
+	}
+	if r.cfg.Verify {
+		r.slots = make([]slot, r.places)
+	}
+	if r.queues, err = r.host.open(ctx, r.cfg.Queues); err != nil {
+		return err
+	}
+	if err := r.loop.Turn(0); err != nil { // sets the clock
 		return err
 	}
 	if !r.cfg.Force && (r.percent < 100 || r.cfg.Verify) {
@@ -181,17 +140,20 @@ func (r *run) measure(ctx context.Context) error {
 		}
 	}
 	r.cpu, r.own = -cpuOf(r.cfg.PIDs), -ownCPU()
-	start := loop.Now()
+	start := r.loop.Now()
 	for range r.cfg.QueueDepth {
 		for _, q := range r.queues {
-			o := &op{run: r, queue: q, buf: make([]byte, r.cfg.BlockBytes)}
-			stampPlain(o.buf)
-			o.Done = func(*nvmehost.IO) { o.done() }
+			o := r.newOp(q)
+			o.over = func() {
+				if !r.stopping {
+					r.next(o)
+				}
+			}
 			r.next(o)
 		}
 	}
 	err = r.turns(ctx, start)
-	r.elapsed = loop.Now() - start
+	r.elapsed = r.loop.Now() - start
 	r.cpu += cpuOf(r.cfg.PIDs)
 	r.own += ownCPU()
 	if err == nil {
@@ -266,76 +228,55 @@ func (r *random) next() uint64 {
 }
 
 func (r *run) submit(o *op, read bool, place uint64) {
-	o.place, o.started = place, r.loop.Now()
-	o.Write, o.Data, o.Discard, o.Expect = !read, o.buf, false, 0
-	if read && r.slots == nil {
-		o.Data, o.Discard, o.Expect = nil, true, len(o.buf)
-	}
-	opcode := nvme.IORead
-	if !read {
-		opcode = nvme.IOWrite
-	}
+	o.place, o.started, o.write = place, r.loop.Now(), !read
+	data := o.buf
 	if r.slots != nil {
 		s := &r.slots[place]
 		s.busy = true
 		if !read {
 			s.next++
-			offset := place * uint64(r.cfg.BlockBytes)
-			for i := 0; i < len(o.buf); i += r.block {
-				stamp(o.buf[i:i+r.block], offset+uint64(i), uint64(s.next), r.id)
-			}
+			r.stamp(data, place, s.next)
 		}
+	} else if read {
+		data = nil
 	}
-	o.Cmd = nvmehost.BlockCommand(opcode, r.target.NSID, nvme.LBA(place*r.perIO), nvme.BlockCount(r.perIO))
 	r.active++
-	o.queue.Submit(&o.IO)
+	o.start(o.write, place*r.perIO, int(r.perIO), data)
 }
 
 // done takes the result of o and keeps it going.
-func (o *op) done() {
+func (o *op) done(err error) {
 	r := o.run
 	r.active--
-	if r.account(o); r.stopping || r.fatal != nil {
-		return
+	if r.account(o, err); r.fatal == nil {
+		o.over()
 	}
-	r.next(o)
 }
 
-func (r *run) account(o *op) {
-	err := o.Status()
-	if o.Err != nil && !errors.Is(o.Err, nvmehost.ErrDataDigest) {
-		if r.fatal == nil {
-			r.fatal = o.Err // the connection is gone
+func (r *run) account(o *op, err error) {
+	if err != nil && r.fatal == nil {
+		if lost := o.queue.lost(); lost != nil {
+			r.fatal = lost
+		} else if r.host.gone(err) {
+			r.fatal = r.takenAway(err)
 		}
+	}
+	if r.fatal != nil {
 		return
 	}
 	if r.slots != nil {
 		r.verify(o, err)
 	}
 	switch {
-	case takenAway(err):
-		if r.fatal == nil {
-			r.fatal = gone(r.target.NSID, err)
-		}
 	case err != nil:
 		r.failed++
 		r.errors[err.Error()]++
 	case r.stopping:
-	case o.Write:
+	case o.write:
 		r.writes.add(r.loop.Now() - o.started)
 	default:
 		r.reads.add(r.loop.Now() - o.started)
 	}
-}
-
-// takenAway says whether a status says that the namespace is not active: of commands as ours, these two say nothing else. Base 3.2.1
-func takenAway(err error) bool {
-	return errors.Is(err, nvme.StatusInvalidField) || errors.Is(err, nvme.StatusInvalidNamespace)
-}
-
-// gone is the end of a run whose namespace was taken away: it does not come back by trying.
-func gone(id nvme.NSID, err error) error {
-	return fmt.Errorf("namespace %d is not there any more; it was detached, or is not shown to this host: %w", id, err)
 }
 
 // verify keeps the books of a place and judges what was read.
@@ -343,13 +284,13 @@ func (r *run) verify(o *op, err error) {
 	s := &r.slots[o.place]
 	s.busy = false
 	switch {
-	case o.Write && err == nil:
+	case o.write && err == nil:
 		s.generation, s.unsure = s.next, false
-	case o.Write:
+	case o.write:
 		s.unsure = true
 	case err == nil:
 		r.verified += r.perIO
-		if bad := s.checkRead(o.buf, o.place*uint64(r.cfg.BlockBytes), r.block, r.id); bad != nil {
+		if bad := r.check(s, o.buf, o.place); bad != nil {
 			r.wrong++
 			if len(r.mismatches) < keepMismatches {
 				r.mismatches = append(r.mismatches, bad.Error())
@@ -374,13 +315,10 @@ func (r *run) readBack(ctx context.Context) error {
 	}
 	for range r.cfg.QueueDepth {
 		for _, q := range r.queues {
-			o := &op{run: r, queue: q, buf: make([]byte, r.cfg.BlockBytes)}
-			o.Done = func(*nvmehost.IO) {
-				r.active--
+			o := r.newOp(q)
+			o.over = func() {
 				done++
-				if r.account(o); r.fatal == nil {
-					step(o)
-				}
+				step(o)
 			}
 			step(o)
 		}
@@ -436,7 +374,7 @@ func (r *run) result() *Result {
 		Write:  figures(&r.writes, r.cfg.BlockBytes, r.elapsed),
 		Errors: r.failed, ErrorCounts: r.errors,
 		Verified: r.verified, VerifyErrors: r.wrong, Mismatches: r.mismatches,
-		TargetCPU: max(0, r.cpu).Seconds(), HostCPU: r.own.Seconds(),
+		TargetCPU: max(0, r.cpu).Seconds(), HostCPU: r.own.Seconds(), PathChanges: r.changes,
 	}
 	if total.count > 0 {
 		res.TargetPerIO = res.TargetCPU * 1e6 / float64(total.count)

@@ -11,16 +11,20 @@ import (
 
 func TestParseURL(t *testing.T) {
 	got, err := ParseURL("nvme-tcp://127.0.0.1:4420/nqn.2026-11.io.mooring:dev?ns=3&ddgst=1")
-	want := Target{Address: "127.0.0.1:4420", NQN: "nqn.2026-11.io.mooring:dev", NSID: 3, DataDigest: true}
+	want := Target{Scheme: SchemeNVMe, Address: "127.0.0.1:4420", Name: "nqn.2026-11.io.mooring:dev", Unit: 3, DataDigest: true}
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if got, err := ParseURL("nvme-tcp://[::1]/nqn.x"); err != nil || got.Address != "[::1]:4420" || got.NSID != 1 {
+	if got, err := ParseURL("nvme-tcp://[::1]/nqn.x"); err != nil || got.Address != "[::1]:4420" || got.Unit != 1 {
 		t.Errorf("defaults: %+v, %v", got, err)
+	}
+	if got, err := ParseURL("iscsi://192.0.2.1/iqn.x?hdgst=1"); err != nil || got != (Target{Scheme: SchemeISCSI, Address: "192.0.2.1:3260", Name: "iqn.x", HeaderDigest: true}) {
+		t.Errorf("iSCSI: %+v, %v", got, err)
 	}
 	for _, bad := range []string{
 		"", "http://a/b", "nvme-tcp:///nqn", "nvme-tcp://a", "nvme-tcp://a/", "nvme-tcp://a/n?ns=0",
 		"nvme-tcp://a/n?ns=x", "nvme-tcp://a/n?ns=4294967295", "nvme-tcp://a/n?nsid=1", "nvme-tcp://a:b/n",
+		"nvme-tcp://a/n?lun=1", "iscsi://a/n?ns=1", "iscsi://a/n?lun=16384", "iscsi://user:secret@a/n",
 	} {
 		if _, err := ParseURL(bad); err == nil || !strings.Contains(err.Error(), "looks like") {
 			t.Errorf("%q: %v", bad, err)
@@ -33,11 +37,32 @@ func TestConfigCheck(t *testing.T) {
 		t.Error(err)
 	}
 	for _, bad := range []Config{
-		{RW: "erase"}, {Mix: 101}, {BlockBytes: 1000}, {QueueDepth: -1}, {Queues: 1 << 16}, {Time: -time.Second},
+		{RW: "erase"}, {Mix: 101}, {BlockBytes: 128 << 20}, {BlockBytes: 1000}, {QueueDepth: -1}, {Queues: 1 << 16}, {Time: -time.Second},
 	} {
 		if bad.withDefaults().check() == nil {
 			t.Errorf("%+v passes", bad)
 		}
+	}
+}
+
+// Values that a target does not take are said with their flag and their range.
+func TestRange(t *testing.T) {
+	u := unit{name: "namespace 1", bytes: 1 << 30, block: 4096, maxIO: 1 << 20, maxDepth: 1023}
+	for flag, c := range map[string]Config{
+		"bs 3145728 is out of range: it must be from 4096 to 1048576 bytes":              {BlockBytes: 3 << 20},
+		"bs 512 is out of range: it must be a multiple of the block size of namespace 1": {BlockBytes: 512},
+		"qd 5000 is out of range: it must be from 1 to 1023":                             {QueueDepth: 5000},
+	} {
+		if _, err := c.withDefaults().area(u, false); err == nil || !strings.HasPrefix(err.Error(), "-"+flag) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+	a, err := Config{SpanBytes: 1 << 20}.withDefaults().area(u, true)
+	if err != nil || a.places != 256 || a.perIO != 1 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if _, err := (Config{SpanBytes: 64 << 10}).withDefaults().area(u, true); err == nil {
+		t.Error("32 I/Os in flight on 16 places")
 	}
 }
 

@@ -1,4 +1,4 @@
-package nvmehost
+package hostio
 
 import (
 	"fmt"
@@ -10,16 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Loop drives the sockets of queues with one epoll instance. All its methods but Post and Stop
-// belong to the goroutine that calls Turn or Run: the loop's goroutine.
+// Loop drives sockets with one epoll instance. All its methods but Post and Stop belong to the goroutine
+// that calls Turn or Run: the loop's goroutine.
 type Loop struct {
 	epfd, wakefd int
-	queues       []*Queue // index is what epoll hands back; nil where free
-	dirty        []*Queue // have something to send in this turn
+	watches      []*Watch // index is what epoll hands back; nil where free
+	dirty        []*Watch // have something to send in this turn
 	events       [64]unix.EpollEvent
 
-	start time.Time
-	now   time.Duration
+	start    time.Time
+	now      time.Duration
+	tickers  int
+	nextTick time.Duration
 
 	mu      sync.Mutex
 	posted  []func()
@@ -31,7 +33,34 @@ type Loop struct {
 
 const wakeIndex = -1
 
-// NewLoop returns a loop without queues. Close it after its last turn.
+// tickEvery is how often sockets that are Tickers hear of the time.
+const tickEvery = 500 * time.Millisecond
+
+// Socket is a connection on a loop; all is called on the loop's goroutine.
+type Socket interface {
+	// Ready says that there is something to read, or room to write: events of epoll(7).
+	Ready(events uint32)
+	// Flush sends what there is to send; it is called once in a turn for sockets that asked by Watch.Want.
+	Flush()
+	// Close ends the connection; it must call Watch.Remove.
+	Close()
+}
+
+// Ticker is a Socket that hears of the time now and then.
+type Ticker interface{ Tick(now time.Duration) }
+
+// Watch is a socket's place on a loop. Its methods are for the loop's goroutine.
+type Watch struct {
+	loop    *Loop
+	socket  Socket
+	ticker  Ticker // the same, or nil
+	fd      int
+	index   int
+	dirty   bool // listed in loop.dirty
+	blocked bool // waits for room to write
+}
+
+// NewLoop returns a loop without sockets. Close it after its last turn.
 func NewLoop() (*Loop, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -83,7 +112,7 @@ func (l *Loop) wake() {
 	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(l.wakefd), uintptr(unsafe.Pointer(&one)), 8)
 }
 
-// Run turns until Stop, then closes the loop with every queue left on it.
+// Run turns until Stop, then closes the loop with every socket left on it.
 func (l *Loop) Run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -110,13 +139,14 @@ func (l *Loop) Turn(timeout time.Duration) error {
 		return err
 	}
 	l.now = time.Since(l.start)
+	l.tick()
 	for _, ev := range l.events[:n] {
 		if ev.Fd == wakeIndex {
 			l.runPosted()
 			continue
 		}
-		if q := l.queues[ev.Fd]; q != nil {
-			q.ready(ev.Events)
+		if w := l.watches[ev.Fd]; w != nil {
+			w.socket.Ready(ev.Events)
 		}
 	}
 	l.flush()
@@ -124,10 +154,13 @@ func (l *Loop) Turn(timeout time.Duration) error {
 }
 
 // Now is when the present turn found its events, on a clock that begins with the loop: cheap
-// enough to stamp each of many IOs with.
+// enough to stamp each of many commands with.
 func (l *Loop) Now() time.Duration { return l.now }
 
 func (l *Loop) wait(timeout time.Duration) (int, error) {
+	if l.tickers > 0 && (timeout < 0 || timeout > tickEvery) {
+		timeout = tickEvery
+	}
 	ms := -1
 	if timeout >= 0 {
 		ms = int((timeout + time.Millisecond - 1) / time.Millisecond)
@@ -156,42 +189,85 @@ func (l *Loop) runPosted() {
 
 func (l *Loop) flush() {
 	for len(l.dirty) > 0 {
-		q := l.dirty[len(l.dirty)-1]
+		w := l.dirty[len(l.dirty)-1]
 		l.dirty = l.dirty[:len(l.dirty)-1]
-		q.dirty = false
-		q.flush()
+		w.dirty = false
+		w.socket.Flush()
 	}
 }
 
-// add watches a queue's socket.
-func (l *Loop) add(q *Queue) error {
-	i := len(l.queues)
-	for j, o := range l.queues {
+// tick tells tickers the time, if it is time.
+func (l *Loop) tick() {
+	if l.tickers == 0 || l.now < l.nextTick {
+		return
+	}
+	l.nextTick = l.now + tickEvery
+	for _, w := range l.watches {
+		if w != nil && w.ticker != nil {
+			w.ticker.Tick(l.now)
+		}
+	}
+}
+
+// Add watches a socket that is non-blocking.
+func (l *Loop) Add(fd int, s Socket) (*Watch, error) {
+	i := len(l.watches)
+	for j, o := range l.watches {
 		if o == nil {
 			i = j
 			break
 		}
 	}
-	if i == len(l.queues) {
-		l.queues = append(l.queues, nil)
+	if i == len(l.watches) {
+		l.watches = append(l.watches, nil)
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}
-	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, q.fd, &ev); err != nil {
+	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return nil, fmt.Errorf("watch socket: %w", err)
+	}
+	w := &Watch{loop: l, socket: s, fd: fd, index: i}
+	if t, ok := s.(Ticker); ok {
+		w.ticker = t
+		l.tickers++
+	}
+	l.watches[i] = w
+	return w, nil
+}
+
+// Want has Flush called in this turn or the next, unless the socket waits for room.
+func (w *Watch) Want() {
+	if !w.dirty && !w.blocked {
+		w.dirty = true
+		w.loop.dirty = append(w.loop.dirty, w)
+	}
+}
+
+// Blocked says whether the socket waits for room to write: then Ready tells when there is some.
+func (w *Watch) Blocked(b bool) error {
+	if w.blocked == b {
+		return nil
+	}
+	w.blocked = b
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(w.index)}
+	if b {
+		ev.Events |= unix.EPOLLOUT
+	}
+	if err := unix.EpollCtl(w.loop.epfd, unix.EPOLL_CTL_MOD, w.fd, &ev); err != nil {
 		return fmt.Errorf("watch socket: %w", err)
 	}
-	l.queues[i], q.index = q, i
 	return nil
 }
 
-func (l *Loop) watch(q *Queue, events uint32) error {
-	ev := unix.EpollEvent{Events: events, Fd: int32(q.index)}
-	return unix.EpollCtl(l.epfd, unix.EPOLL_CTL_MOD, q.fd, &ev)
+// Remove forgets the socket and closes its descriptor.
+func (w *Watch) Remove() {
+	w.loop.watches[w.index] = nil
+	if w.ticker != nil {
+		w.loop.tickers--
+	}
+	_ = unix.Close(w.fd)
 }
 
-// remove forgets a queue; closing its socket ends the watch.
-func (l *Loop) remove(q *Queue) { l.queues[q.index] = nil }
-
-// Close closes every queue left and the loop. It is idempotent.
+// Close closes every socket left and the loop. It is idempotent.
 func (l *Loop) Close() {
 	l.mu.Lock()
 	if l.closed {
@@ -200,9 +276,9 @@ func (l *Loop) Close() {
 	}
 	l.mu.Unlock()
 	l.runPosted()
-	for _, q := range l.queues {
-		if q != nil {
-			q.Close()
+	for _, w := range l.watches {
+		if w != nil {
+			w.socket.Close()
 		}
 	}
 	l.mu.Lock()
@@ -213,6 +289,6 @@ func (l *Loop) Close() {
 	_ = unix.Close(l.wakefd)
 	l.mu.Unlock()
 	for _, fn := range late {
-		fn() // their queues are closed: they fail at once
+		fn() // their sockets are closed: they fail at once
 	}
 }

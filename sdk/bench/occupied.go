@@ -5,16 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/mooring-io/mooring/sdk/nvme"
-	"github.com/mooring-io/mooring/sdk/nvmehost"
 )
 
-// OccupiedError is a namespace that seems to hold what somebody wants to keep.
+// OccupiedError is a unit that seems to hold what somebody wants to keep.
 type OccupiedError struct{ What string }
 
 func (e *OccupiedError) Error() string {
-	return "the namespace holds " + e.What + ", and writing destroys it"
+	return "it holds " + e.What + ", and writing destroys it"
 }
 
 // signatures are where and how things that one puts on a disk begin.
@@ -39,13 +36,13 @@ var signatures = []struct {
 // lookBytes is enough for every signature.
 const lookBytes = 68 << 10
 
-// occupied looks for signs of what somebody wants to keep on a namespace of so many bytes.
+// occupied looks for signs of what somebody wants to keep on a unit of so many bytes.
 func occupied(size int64, read func(at int64, b []byte) error) error {
 	head := make([]byte, min(lookBytes, size))
 	const step = 4096
 	for at := 0; at < len(head); at += step {
 		if err := read(int64(at), head[at:min(at+step, len(head))]); err != nil {
-			return fmt.Errorf("look at what the namespace holds: %w", err)
+			return fmt.Errorf("look at what it holds: %w", err)
 		}
 	}
 	for _, s := range signatures {
@@ -58,17 +55,15 @@ func occupied(size int64, read func(at int64, b []byte) error) error {
 
 // occupied looks by the run's first queue: a second association of the same host would end the run's.
 func (r *run) occupied(ctx context.Context) error {
+	q := r.queues[0]
 	return occupied(r.bytes, func(at int64, b []byte) error {
-		io := nvmehost.IO{Data: b}
-		io.Cmd = nvmehost.BlockCommand(nvme.IORead, r.target.NSID, nvme.LBA(at/int64(r.block)), nvme.BlockCount(len(b)/r.block))
-		over := false
-		io.Done = func(*nvmehost.IO) { over = true }
-		r.queues[0].Submit(&io)
+		over, result := false, error(nil)
+		q.prepare(func(err error) { over, result = true, err }).start(false, uint64(at)/uint64(r.block), len(b)/r.block, b)
 		for !over {
 			if err := errors.Join(ctx.Err(), r.loop.Turn(pollInterval)); err != nil {
 				return err
 			}
 		}
-		return io.Status()
+		return result
 	})
 }

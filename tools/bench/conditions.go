@@ -52,8 +52,10 @@ func conditions(ctx context.Context, o options) Conditions {
 
 // finish notes what only the end of the run can tell.
 func (c *Conditions) finish(b *harness) {
-	if b.peer != nil {
-		c.SPDK, c.SPDKArgs = b.peer.version, strings.Join(b.spdkArgs(), " ")
+	for _, p := range []*spdk{b.peer, b.peerISCSI} {
+		if p != nil {
+			c.SPDK, c.SPDKArgs = p.version, strings.Join(b.spdkArgs(), " ")
+		}
 	}
 	c.Load += " before, " + loadAverage() + " after"
 	after := cpuCount()

@@ -40,7 +40,7 @@ func measureIdle(ctx context.Context, b *harness, rep *report) error {
 	for i := range idleVolumes {
 		volumes = append(volumes, volume{fmt.Sprintf("volume-%d", i+1), "sync", 1 << 30})
 	}
-	n, err := b.startNode(ctx, b.Dir, volumes)
+	n, err := b.startNode(ctx, b.Dir, volumes, false)
 	if err != nil {
 		return err
 	}

@@ -65,8 +65,8 @@ func runLoad(in io.Reader, out io.Writer) error {
 	return json.NewEncoder(out).Encode(r)
 }
 
-// nvmeLoad measures a namespace over NVMe/TCP from the host's CPU.
-func nvmeLoad(ctx context.Context, o options, url string, pids []int, l load) (Sample, error) {
+// hostLoad measures a namespace or a logical unit from the host's CPU.
+func hostLoad(ctx context.Context, o options, url string, pids []int, l load) (Sample, error) {
 	in, err := json.Marshal(order{load: l, URL: url, Time: o.Time, PIDs: pids, Seed: uint64(time.Now().UnixNano())})
 	if err != nil {
 		return Sample{}, err

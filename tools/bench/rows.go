@@ -49,6 +49,23 @@ func rows() []row {
 			spdkRow(inMemory, load{rw, 4096, 128}, goals{IOPS: 0.6}),
 		)
 	}
+	for _, peer := range []struct {
+		name string
+		goal goals
+	}{{"tgt", goals{IOPS: 2, PerCPU: 1}}, {"spdk", goals{IOPS: 0.9, PerCPU: 1}}} {
+		for _, l := range []load{
+			{"randread", 4096, 1}, {"randread", 4096, 32}, {"randwrite", 4096, 1}, {"randwrite", 4096, 32}, {"read", 256 << 10, 16}, {"write", 256 << 10, 16},
+		} {
+			g := peer.goal
+			if peer.name == "spdk" && l.QueueDepth == 1 {
+				g.IOPS = 0
+			}
+			rows = append(rows, iscsiRow(peer.name, l, "", g))
+			if l.QueueDepth == 32 {
+				rows = append(rows, iscsiRow(peer.name, l, "&hdgst=1&ddgst=1", g))
+			}
+		}
+	}
 	return append(rows,
 		fioRow(load{"randread", 4096, 32}, false, goals{IOPS: 0.85}),
 		fioRow(load{"randwrite", 4096, 32}, false, goals{IOPS: 0.85}),
@@ -81,7 +98,7 @@ func spdkRow(at Store, l load, g goals) row {
 			return nil, nil, err
 		}
 		ours, err = b.ours(ctx, at, l, 0)
-		return ours, func(ctx context.Context) (Sample, error) { return p.measure(ctx, b.options, ns, l) }, err
+		return ours, func(ctx context.Context) (Sample, error) { return p.measure(ctx, b.options, p.namespace(ns), l) }, err
 	})
 }
 
@@ -110,7 +127,7 @@ func agedRow(l load, g goals) row {
 			}
 			written += s.IOPS * s.Seconds * 4096
 		}
-		return ours, func(ctx context.Context) (Sample, error) { return p.measure(ctx, b.options, peerDisk, l) }, nil
+		return ours, func(ctx context.Context) (Sample, error) { return p.measure(ctx, b.options, p.namespace(peerDisk), l) }, nil
 	})
 }
 
@@ -148,7 +165,7 @@ func (b *harness) ours(ctx context.Context, at Store, l load, volume int) (side,
 		return nil, n.child.trouble(err)
 	}
 	return func(ctx context.Context) (Sample, error) {
-		s, err := nvmeLoad(ctx, b.options, n.url(volume), n.pids(), l)
+		s, err := hostLoad(ctx, b.options, n.url(volume), n.pids(), l)
 		if err != nil {
 			err = n.child.trouble(err)
 		}

@@ -23,19 +23,19 @@ const (
 	peerMemory nvme.NSID = 2 // a malloc bdev
 )
 
-// spdk is a running nvmf_tgt. It polls: when it is not measured it is stopped, so that it takes nothing from the others.
+// spdk is a running nvmf_tgt or iscsi_tgt. It polls: when it is not measured it is stopped, so that it takes nothing from the others.
 type spdk struct {
 	child   *child
 	address string
 	socket  string
 	version string
-	filled  map[nvme.NSID]bool
 }
 
-// spdkArgs are the arguments of nvmf_tgt: one core, and memory that needs no huge pages.
+// spdkArgs are the arguments of nvmf_tgt and iscsi_tgt: one core, which both may have since only one runs at a time, and memory
+// that needs no huge pages.
 func (b *harness) spdkArgs() []string {
 	core := max(b.Pinning.Target, 0)
-	return []string{"-m", fmt.Sprintf("%#x", 1<<core), "--no-huge", "-s", fmt.Sprint(b.Size>>20 + 1024)}
+	return []string{"-m", fmt.Sprintf("%#x", 1<<core), "--disable-cpumask-locks", "--no-huge", "-s", fmt.Sprint(b.Size>>20 + 1024)}
 }
 
 // rpc is one call that sets the target up.
@@ -72,27 +72,39 @@ func (b *harness) spdk(ctx context.Context) (*spdk, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := b.folder(b.Dir)
-	if err != nil {
-		return nil, err
-	}
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	p := &spdk{address: address, socket: filepath.Join(dir, "rpc.sock"), filled: map[nvme.NSID]bool{}}
-	cmd := exec.Command(b.SPDK, append(b.spdkArgs(), "-r", p.socket)...)
-	if p.child, err = b.Pinning.startChild(cmd, dir); err != nil {
+	p, err := b.startSPDK(ctx, b.SPDK, address, b.spdkSetup(file, address))
+	if err != nil {
 		return nil, err
 	}
-	b.undo = append(b.undo, p.child.stop)
-	if err := p.setUp(ctx, b.spdkSetup(file, address)); err != nil {
-		return nil, p.child.trouble(err)
+	if err := p.child.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		return nil, err
 	}
 	if err := fill(ctx, address, peerNQN, peerMemory); err != nil { // the file of the other one is full
 		return nil, err
 	}
 	b.peer = p
+	return p, p.pause()
+}
+
+// startSPDK starts one of SPDK's targets, sets it up and stops it.
+func (b *harness) startSPDK(ctx context.Context, program, address string, calls []rpc) (*spdk, error) {
+	dir, err := b.folder(b.Dir)
+	if err != nil {
+		return nil, err
+	}
+	p := &spdk{address: address, socket: filepath.Join(dir, "rpc.sock")}
+	cmd := exec.Command(program, append(b.spdkArgs(), "-r", p.socket)...)
+	if p.child, err = b.Pinning.startChild(cmd, dir); err != nil {
+		return nil, err
+	}
+	b.undo = append(b.undo, p.child.stop)
+	if err := p.setUp(ctx, calls); err != nil {
+		return nil, p.child.trouble(err)
+	}
 	return p, p.pause()
 }
 
@@ -160,14 +172,18 @@ func (p *spdk) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// namespace is the URL of one.
+func (p *spdk) namespace(ns nvme.NSID) string {
+	return fmt.Sprintf("nvme-tcp://%s/%s?ns=%d", p.address, peerNQN, ns)
+}
+
 func (p *spdk) pause() error { return p.child.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // measure lets the peer run for one measurement.
-func (p *spdk) measure(ctx context.Context, o options, ns nvme.NSID, l load) (s Sample, err error) {
+func (p *spdk) measure(ctx context.Context, o options, url string, l load) (s Sample, err error) {
 	if err := p.child.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, p.pause()) }()
-	url := fmt.Sprintf("nvme-tcp://%s/%s?ns=%d", p.address, peerNQN, ns)
-	return nvmeLoad(ctx, o, url, []int{p.child.cmd.Process.Pid}, l)
+	return hostLoad(ctx, o, url, []int{p.child.cmd.Process.Pid}, l)
 }

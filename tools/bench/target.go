@@ -27,10 +27,13 @@ const (
 // harness has what rows measure; each thing is started by the first row that needs it.
 type harness struct {
 	options
-	nodes map[string]*node // by data folder's parent
-	peer  *spdk
-	file  string // on the disk, for fio and SPDK
-	undo  []func() error
+	nodes      map[string]*node // by data folder's parent
+	peer       *spdk            // nvmf_tgt
+	peerISCSI  *spdk            // iscsi_tgt
+	tgtd       *child
+	tgtAddress string
+	file       string // on the disk, for fio, tgt and SPDK
+	undo       []func() error
 }
 
 func (b *harness) stop() error {
@@ -68,6 +71,7 @@ type volume struct {
 type node struct {
 	child   *child
 	address string
+	iscsi   string // where LUN 0 of nodeIQN is the first volume; "" is nowhere
 	volumes []volume
 	filled  map[int]bool // by index of volume
 }
@@ -82,7 +86,7 @@ func (b *harness) node(ctx context.Context, parent string) (*node, error) {
 	if n := b.nodes[parent]; n != nil {
 		return n, nil
 	}
-	n, err := b.startNode(ctx, parent, b.benchVolumes())
+	n, err := b.startNode(ctx, parent, b.benchVolumes(), true)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +97,8 @@ func (b *harness) node(ctx context.Context, parent string) (*node, error) {
 	return n, nil
 }
 
-func (b *harness) startNode(ctx context.Context, parent string, volumes []volume) (*node, error) {
+// startNode starts an agent with a namespace for each volume, and, if that is asked for, an iSCSI target.
+func (b *harness) startNode(ctx context.Context, parent string, volumes []volume, target bool) (*node, error) {
 	dir, err := b.folder(parent)
 	if err != nil {
 		return nil, err
@@ -102,8 +107,14 @@ func (b *harness) startNode(ctx context.Context, parent string, volumes []volume
 	if err != nil {
 		return nil, err
 	}
+	iscsi := ""
+	if target {
+		if iscsi, err = freeAddress(); err != nil {
+			return nil, err
+		}
+	}
 	file := filepath.Join(dir, "bench.hcl")
-	if err := os.WriteFile(file, []byte(nodeConfig(dir, address, volumes)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(nodeConfig(dir, address, iscsi, volumes)), 0o600); err != nil {
 		return nil, err
 	}
 	out, in, err := os.Pipe()
@@ -132,7 +143,7 @@ func (b *harness) startNode(ctx context.Context, parent string, volumes []volume
 	}()
 	select {
 	case <-ready:
-		return &node{child: c, address: address, volumes: volumes, filled: map[int]bool{}}, nil
+		return &node{child: c, address: address, iscsi: iscsi, volumes: volumes, filled: map[int]bool{}}, nil
 	case <-c.ended:
 		return nil, c.trouble(fmt.Errorf("ended at once: %w", c.err))
 	case <-time.After(startTime):
@@ -142,8 +153,8 @@ func (b *harness) startNode(ctx context.Context, parent string, volumes []volume
 	}
 }
 
-// nodeConfig is a node with one store and one subsystem, whose namespace i+1 is volumes[i].
-func nodeConfig(dir, address string, volumes []volume) string {
+// nodeConfig is a node with one store, one subsystem, whose namespace i+1 is volumes[i], and with an address for it a target, whose LUN 0 is the first.
+func nodeConfig(dir, address, iscsi string, volumes []volume) string {
 	var capacity int64 = 1 << 30
 	for _, v := range volumes {
 		capacity += 2 * v.bytes
@@ -153,6 +164,10 @@ func nodeConfig(dir, address string, volumes []volume) string {
 	fmt.Fprintf(&s, "log { level = \"warn\" }\nadmin { metrics = \"off\" }\n")
 	fmt.Fprintf(&s, "store \"main\" { capacity = \"%dMiB\" }\n", capacity>>20)
 	fmt.Fprintf(&s, "plugin \"transport-tcp\" { listen = [\"nvme-tcp://%s\"] }\n", address)
+	if iscsi != "" {
+		fmt.Fprintf(&s, "plugin \"frontend-iscsi\" { listen = [\"iscsi://%s\"] }\n", iscsi)
+		fmt.Fprintf(&s, "target %q {\n  allow_any_host = true\n  lun \"0\" { volume = %q }\n}\n", nodeIQN, volumes[0].name)
+	}
 	for _, v := range volumes {
 		fmt.Fprintf(&s, "volume %q {\n  size = \"%dMiB\"\n  durability = %q\n}\n", v.name, v.bytes>>20, v.durability)
 	}

@@ -9,7 +9,7 @@ RDMA    := $(shell printf '\#include <rdma/rdma_cma.h>\n' | $(CC) -E -x c - >/de
 NO_RDMA := left out: %s transport-rdma, for want of a C compiler or rdma-core headers (Debian: apt-get install gcc libc6-dev libibverbs-dev librdmacm-dev)\n
 TOOL     = $(GO) tool -modfile=tools/dev/go.mod
 
-.PHONY: all build run demo-cluster test check check-quick lint vuln unit race model fuzz e2e e2e-cluster chaos bench install clean generate help deps
+.PHONY: all build run demo-cluster test check check-quick lint vuln unit race model fuzz e2e e2e-rdma e2e-cluster chaos bench install clean generate help deps
 
 all: build
 
@@ -41,9 +41,10 @@ check-quick: build check unit ## the part of test that needs neither root nor QE
 check: lint ## formatting, vet, linters, house rules
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-clean:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags e2e,cluster ./e2e/...
+	$(GO) vet -tags e2e,cluster,rdmahost ./e2e/...
 ifdef RDMA
 	$(GO) vet -tags rdma ./$(RDMA)/...
+	$(GO) vet -tags rdma,guest ./$(RDMA)/...
 	$(TOOL) staticcheck -checks inherit,-ST1005 -tags rdma ./$(RDMA)/...
 else
 	@printf '$(NO_RDMA)' 'checks of the binding in'
@@ -92,6 +93,9 @@ e2e: build ## real initiators in QEMU, power cuts on a file system that forgets
 	$(GO) test -tags cluster -count=1 -timeout 10m -v -run 'TestNodeDeath$$' ./e2e/cluster
 
 # All cases take some minutes; that part of e2e which was seen to pass each time on a busy machine is in e2e.
+e2e-rdma: build ## our own NVMe/RDMA host against the target over soft-RoCE in QEMU: several descriptors, hostile ones
+	$(GO) test -tags e2e,rdmahost -count=1 -timeout 10m -v -run 'TestRDMAHost$$' ./e2e
+
 e2e-cluster: ## clusters of real agents on loopback: forming, growing, deaths
 	$(GO) test -tags cluster -count=1 -timeout 20m -v ./e2e/cluster
 

@@ -302,7 +302,7 @@ func (x *examination) listener(text string) {
 	}
 	addr, err := netip.ParseAddr(u.Hostname())
 	if err != nil {
-		x.add("error", "name an address, such as "+x.example(), "%s is no address", text)
+		x.named(text, u.Hostname())
 		return
 	}
 	var have []netip.Addr
@@ -316,6 +316,19 @@ func (x *examination) listener(text string) {
 		x.add("error", "make a device as said above", "no RDMA device has the address of %s", text)
 	default:
 		x.add("error", x.noAddress(addr, have), "no RDMA device has the address of %s", text)
+	}
+}
+
+// named looks at a listener that names a device.
+func (x *examination) named(text, device string) {
+	i := slices.IndexFunc(x.devices, func(d roce.Device) bool { return d.Name == device })
+	switch {
+	case i < 0:
+		x.add("error", "name a device (rdma link lists them) or an address, such as "+x.example(), "%s names neither an address nor an RDMA device that is here", text)
+	case len(x.devices[i].Addrs()) == 0:
+		x.add("error", "see what is said of the device", "%s names a device that is not reached over RoCE v2", text)
+	default:
+		x.add("ok", "", "%s means %s", text, x.devices[i].Addrs()[0])
 	}
 }
 

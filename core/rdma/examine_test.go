@@ -140,7 +140,9 @@ func TestFindings(t *testing.T) {
 		{"address of loopback", func(m *machine) { m.listeners = []string{"nvme-rdma://127.0.0.1:4420"} }, "error", "127.0.0.1", "a device has: 10.0.0.1"},
 		{"address of nobody", func(m *machine) { m.listeners = []string{"nvme-rdma://10.9.9.9:4420"} }, "error", "10.9.9.9", "a device has: 10.0.0.1"},
 		{"every address", func(m *machine) { m.listeners = []string{"nvme-rdma://0.0.0.0:4420"} }, "ok", "0.0.0.0", ""},
-		{"no address at all", func(m *machine) { m.listeners = []string{"nvme-rdma://node-1:4420"} }, "error", "node-1", "nvme-rdma://10.0.0.1:4420"},
+		{"neither address nor device", func(m *machine) { m.listeners = []string{"nvme-rdma://node-1:4420"} }, "error", "node-1", "nvme-rdma://10.0.0.1:4420"},
+		{"a device", func(m *machine) { m.listeners = []string{"nvme-rdma://mlx5_0:4420"} }, "ok", "means 10.0.0.1", ""},
+		{"a device that is not reached", both(set(card+"node_type", "4: RNIC"), func(m *machine) { m.listeners = []string{"nvme-rdma://mlx5_0:4420"} }), "error", "not reached over RoCE v2", "said of the device"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := well()

@@ -2,7 +2,7 @@
 // of internal/transport under the NVMe-oF front end of sdk/nvmf. It owns nothing but their wiring.
 //
 // It was seen on soft-RoCE (rdma_rxe of Linux 6.1, one device, in an emulated machine) with the
-// kernel's nvme-rdma host, and nowhere else yet: on no RDMA network interface card.
+// kernel's nvme-rdma host and with one of our own (internal/hostile), and nowhere else yet: on no RDMA network interface card.
 package main
 
 import (

@@ -10,6 +10,7 @@ type Command struct {
 	// Set by the transport before Begin.
 	SQE       nvme.Command
 	InCapsule int          // bytes of data that came, or come, in the command capsule; 0 for none
+	Segment   []byte       // instead: what came with a command whose SGL1 is a segment in the capsule; looked at by Begin alone
 	Data      block.Buffer // see below
 	User      any          // the transport's own; kept through Release
 
@@ -23,6 +24,9 @@ type Command struct {
 	Length   int  // bytes; 0 if Transfer is TransferNone
 	Refused  bool // nothing moves, data in the capsule is to be thrown away
 	Parked   bool // no buffer yet: do nothing before Conn.Ready
+	// Descriptors name the host's memory on a fabric with keyed descriptors: up to MaxDescriptors, which
+	// are Length bytes long or more, in the order of the data. Empty where nothing moves, or the data came in the capsule.
+	Descriptors []nvme.SGL
 
 	// CQE is the completion, set when Conn.Complete is called.
 	CQE nvme.Completion
@@ -89,7 +93,8 @@ func (s commandState) String() string {
 
 // reset makes c fit for another life. What the transport owns stays.
 func (c *Command) reset() {
-	c.InCapsule, c.Data, c.buf = 0, block.Buffer{}, block.Buffer{}
+	c.InCapsule, c.Segment, c.Data, c.buf = 0, nil, block.Buffer{}, block.Buffer{}
+	c.Descriptors = c.Descriptors[:0]
 	c.Transfer, c.Length, c.Refused, c.Parked = TransferNone, 0, false, false
 	c.run, c.status, c.dw0, c.dw1 = nil, 0, 0, 0
 	c.ns, c.mate, c.ranges, c.waiter, c.asked = nil, nil, 0, nil, false

@@ -267,7 +267,8 @@ func onThread[T any](th *block.Thread, fn func() T) T {
 // answer is what a host gets for a command.
 type answer struct {
 	nvme.Completion
-	data []byte
+	data        []byte
+	descriptors []nvme.SGL
 }
 
 // fakeConn is a transport in the process and the host behind it.
@@ -288,7 +289,7 @@ type fakeConn struct {
 }
 
 func (f *fakeConn) Complete(c *Command) {
-	a := answer{Completion: c.CQE}
+	a := answer{Completion: c.CQE, descriptors: slices.Clone(c.Descriptors)}
 	if c.SendsData() {
 		a.data = bytes.Clone(c.Data.Bytes()[:c.Length])
 	}
@@ -407,7 +408,9 @@ func (f *fakeConn) send(cmd nvme.Command, data []byte, ch chan answer) {
 		f.wait[cmd.CID()] = ch
 	}
 	c.SQE = cmd
-	if s := cmd.SGL1(); s.Is(nvme.SGLDataBlock, nvme.SGLOffset) {
+	if s := cmd.SGL1(); s.Is(nvme.SGLLastSegment, nvme.SGLOffset) {
+		c.Segment, data = data, nil
+	} else if s.Is(nvme.SGLDataBlock, nvme.SGLOffset) {
 		c.InCapsule = len(data)
 		if f.zeroCopy && len(data) > 0 {
 			if b, ok := f.thread.Pool().Alloc(len(data)); ok {

@@ -91,7 +91,7 @@ func identifyController(ct *Controller, _ nvme.Identify, b []byte) ([]byte, nvme
 		AtomicWriteNormal:    1, AtomicWritePower: 1, AtomicCompareWrite: 1,
 		CommandCapsule:  uint32(nvme.CommandSize+ct.admin.info.InCapsuleData) / 16,
 		ResponseCapsule: nvme.CompletionSize / 16,
-		MaxDescriptors:  1,
+		MaxDescriptors:  uint8(ct.admin.maxDescriptors()),
 	}
 	if ct.kind == nvme.ControllerIO {
 		ct.identifyIO(&id)

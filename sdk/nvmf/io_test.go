@@ -2,6 +2,7 @@ package nvmf
 
 import (
 	"bytes"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -134,6 +135,81 @@ func TestKeyedSGLOverRDMA(t *testing.T) {
 	for _, st := range []nvme.SGLSubtype{nvme.SGLAddress, nvme.SGLInvalidateKey} {
 		cmd.SetSGL1(nvme.SGL{Type: nvme.SGLKeyedDataBlock, Subtype: st, Length: 4096})
 		c.ok(cmd, nil)
+	}
+}
+
+// Several keyed descriptors come as a segment in the capsule. Base 4.1.2, NVMe/RDMA 3.3.2
+func TestSGLSegment(t *testing.T) {
+	r := newRig(t)
+	h := r.connect(0)
+	c := r.dialAt(0, "ap1", nvme.TransportRDMA)
+	c.ok(connectCommand(1, 32, 0).Command(), connectData(h.id).Append(nil))
+	keyed := func(n, key uint32) nvme.SGL {
+		return nvme.SGL{Type: nvme.SGLKeyedDataBlock, Address: uint64(key) << 12, Length: n, Key: key}
+	}
+	many := func(n int, d nvme.SGL) (all []nvme.SGL) {
+		for range n {
+			all = append(all, d)
+		}
+		return all
+	}
+	invalidate := keyed(2048, 2)
+	invalidate.Subtype = nvme.SGLInvalidateKey
+	segment := func(n uint32) nvme.SGL {
+		return nvme.SGL{Type: nvme.SGLLastSegment, Subtype: nvme.SGLOffset, Length: n}
+	}
+	const none = uint32(0xffffffff) // the segment is as long as what came
+	for _, tc := range []struct {
+		name   string
+		list   []nvme.SGL
+		sgl    nvme.SGL
+		status nvme.Status
+	}{
+		{"two", []nvme.SGL{keyed(2048, 1), invalidate}, segment(none), nvme.StatusSuccess},
+		{"one", []nvme.SGL{keyed(4096, 1)}, segment(none), nvme.StatusSuccess},
+		{"longer than the data", []nvme.SGL{keyed(4096, 1), keyed(4096, 2)}, segment(none), nvme.StatusSuccess},
+		{"some of no length", []nvme.SGL{keyed(0, 1), keyed(4096, 2), keyed(0, 3)}, segment(none), nvme.StatusSuccess},
+		{"as many as there may be", many(MaxDescriptors, keyed(256, 1)), segment(none), nvme.StatusSuccess},
+		{"one more", many(MaxDescriptors+1, keyed(256, 1)), segment(none), nvme.StatusInvalidSGLCount},
+		{"part of what came", []nvme.SGL{keyed(4096, 1), keyed(1, 2)}, segment(16), nvme.StatusSuccess},
+		{"no descriptor", nil, segment(none), nvme.StatusInvalidSGLSegment},
+		{"half a descriptor", []nvme.SGL{keyed(4096, 1), keyed(4096, 1)}, segment(24), nvme.StatusInvalidSGLSegment},
+		{"more than came", []nvme.SGL{keyed(4096, 1)}, segment(32), nvme.StatusInvalidSGLSegment},
+		{"far more than came", []nvme.SGL{keyed(4096, 1)}, segment(0xfffffff0), nvme.StatusInvalidSGLSegment},
+		{"not at the capsule's data", []nvme.SGL{keyed(4096, 1)}, nvme.SGL{Type: nvme.SGLLastSegment, Subtype: nvme.SGLOffset, Address: 16, Length: 16}, nvme.StatusInvalidSGLOffset},
+		{"in host memory", []nvme.SGL{keyed(4096, 1)}, nvme.SGL{Type: nvme.SGLLastSegment, Length: 16}, nvme.StatusInvalidSGLType},
+		{"not the last segment", []nvme.SGL{keyed(4096, 1)}, nvme.SGL{Type: nvme.SGLSegment, Subtype: nvme.SGLOffset, Length: 16}, nvme.StatusInvalidSGLType},
+		{"a segment within", []nvme.SGL{keyed(4096, 1), segment(16)}, segment(none), nvme.StatusInvalidSGLType},
+		{"data in the capsule", []nvme.SGL{nvme.InCapsule(0, 4096)}, segment(none), nvme.StatusInvalidSGLType},
+		{"unknown subtype", []nvme.SGL{{Type: nvme.SGLKeyedDataBlock, Subtype: 3, Length: 4096}}, segment(none), nvme.StatusInvalidSGLType},
+		{"a byte too short", []nvme.SGL{keyed(2048, 1), keyed(2047, 2)}, segment(none), nvme.StatusInvalidSGLLength},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var came []byte
+			for _, d := range tc.list {
+				came = d.Append(came)
+			}
+			if tc.sgl.Length == none {
+				tc.sgl.Length = uint32(len(came))
+			}
+			cmd := rw(nvme.IORead, 1, 0, 1, 4096)
+			cmd.SetSGL1(tc.sgl)
+			a := c.do(cmd, came)
+			if a.Status().Code() != tc.status.Code() {
+				t.Fatalf("%v, want %v", a.Status(), tc.status)
+			}
+			if tc.status.OK() && !slices.Equal(a.descriptors, tc.list[:tc.sgl.Length/nvme.SGLSize]) {
+				t.Errorf("descriptors %+v of %+v", a.descriptors, tc.list)
+			}
+		})
+	}
+	// The next life of a command has none of the former's.
+	cmd := rw(nvme.IOFlush, 1, 0, 0, 0)
+	if a := c.do(cmd, nil); len(a.descriptors) != 0 {
+		t.Errorf("flush has descriptors %+v", a.descriptors)
+	}
+	if got := h.identifyController(); got.MaxDescriptors != 1 {
+		t.Errorf("MSDBD %d over TCP, want 1", got.MaxDescriptors)
 	}
 }
 

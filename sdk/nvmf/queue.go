@@ -155,6 +155,7 @@ func (q *Queue) Begin(c *Command) {
 	q.cids[cid/64] |= 1 << (cid % 64)
 	c.ownCID = true
 	q.dispatch(c)
+	c.Segment = nil
 }
 
 // Execute carries out a command whose data, if it has any from the host, is in c.Data.

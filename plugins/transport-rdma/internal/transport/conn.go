@@ -204,7 +204,9 @@ func (c *conn) end(reason error, inform bool) {
 		ex.Release()
 	}
 	for _, ex := range c.waitRead {
-		ex.Release()
+		if ex.posted == 0 { // else it is when the last of its RDMA READs has come back
+			ex.Release()
+		}
 	}
 	c.waitRead = nil
 	if !inform || len(c.out) == 0 && c.posted == 0 {
@@ -280,13 +282,8 @@ func (c *conn) Complete(cmd *nvmf.Command) {
 		ex.Release()
 		return
 	}
-	sgl := cmd.SQE.SGL1()
 	if cmd.SendsData() {
-		c.out = append(c.out, verbs.WR{
-			ID: workID(workWrite, ex.index), Op: verbs.RDMAWrite, Offset: cmd.Data.Offset(), Length: uint32(cmd.Length),
-			Remote: sgl.Address, Key: sgl.Key,
-		})
-		ex.writes++
+		ex.postWrites()
 	}
 	at := ex.index * nvme.CompletionSize
 	copy(c.responses.Bytes()[at:], cmd.CQE.Append(c.worker.cqe[:0]))
@@ -297,8 +294,8 @@ func (c *conn) Complete(cmd *nvmf.Command) {
 	if c.inline {
 		wr.Flags |= verbs.Inline
 	}
-	if cmd.Transfer != nvmf.TransferNone && sgl.Is(nvme.SGLKeyedDataBlock, nvme.SGLInvalidateKey) {
-		wr.Op, wr.Key = verbs.SendInvalidate, sgl.Key
+	if key, ok := ex.invalidates(); ok {
+		wr.Op, wr.Key = verbs.SendInvalidate, key
 	}
 	c.out = append(c.out, wr)
 	ex.posted++

@@ -32,6 +32,8 @@ type exchange struct {
 	saved  []byte
 	posted int // sends or RDMA READs that have not come back
 	writes int // RDMA WRITEs that its send follows
+	reads  int // descriptors that an RDMA READ was posted for
+	read   int // bytes of them
 
 	awaiting   bool
 	prev, next *exchange // in conn.awaiting
@@ -66,7 +68,11 @@ func (c *conn) receive(slot, n int) {
 	ex.slot = slot
 	b := d.slots[slot]
 	copy(cmd.SQE[:], b.Bytes())
-	cmd.InCapsule = n - nvme.CommandSize
+	if cmd.SQE.SGL1().Is(nvme.SGLLastSegment, nvme.SGLOffset) {
+		cmd.Segment = b.Bytes()[nvme.CommandSize:n]
+	} else {
+		cmd.InCapsule = n - nvme.CommandSize
+	}
 	keep := cmd.InCapsule > 0 && c.slots < c.fairSlots()
 	if keep {
 		cmd.Data = b.Slice(nvme.CommandSize, cmd.InCapsule)
@@ -74,7 +80,7 @@ func (c *conn) receive(slot, n int) {
 	c.slots++
 	d.taken++
 	if cmd.InCapsule == 0 {
-		ex.freeSlot()
+		ex.freeSlot() // it is posted again at the end of the turn: Begin still finds a segment there
 	}
 	c.queue.Begin(cmd)
 	switch {
@@ -105,7 +111,7 @@ func (ex *exchange) proceed() {
 	saved := ex.saved
 	ex.saved = nil
 	switch {
-	case cmd.Refused || cmd.Transfer != nvmf.TransferFromHost:
+	case cmd.Refused || cmd.Transfer != nvmf.TransferFromHost || cmd.Length == 0:
 	case cmd.InCapsule > 0:
 		if saved != nil {
 			n := copy(cmd.Data.Bytes(), saved)
@@ -115,37 +121,72 @@ func (ex *exchange) proceed() {
 		c.queue.Execute(cmd)
 		return
 	default:
-		if c.reads >= c.readLimit {
+		if len(c.waitRead) > 0 || !ex.postReads() {
 			c.waitRead = append(c.waitRead, ex)
-			return
 		}
-		ex.read()
 		return
 	}
 	ex.freeSlot()
 	c.queue.Execute(cmd)
 }
 
-// read fetches the data of the host.
-func (ex *exchange) read() {
-	c, cmd := ex.conn, ex.cmd
-	sgl := cmd.SQE.SGL1()
-	c.reads++
-	ex.posted++
-	c.out = append(c.out, verbs.WR{
-		ID: workID(workRead, ex.index), Op: verbs.RDMARead, Flags: verbs.Signaled,
-		Offset: cmd.Data.Offset(), Length: uint32(cmd.Length), Remote: sgl.Address, Key: sgl.Key,
-	})
-	c.want()
+// nextReads goes on fetching for those that had to wait, in the order in which they came.
+func (c *conn) nextReads() {
+	for c.state == stateOpen && len(c.waitRead) > 0 && c.waitRead[0].postReads() {
+		c.waitRead = c.waitRead[:copy(c.waitRead, c.waitRead[1:])]
+	}
 }
 
-// nextRead lets one more of those go that wait for their turn.
-func (c *conn) nextRead() {
-	if c.state == stateOpen && len(c.waitRead) > 0 && c.reads < c.readLimit {
-		ex := c.waitRead[0]
-		c.waitRead = c.waitRead[1:]
-		ex.read()
+// postReads fetches the data of the host, an RDMA READ for each descriptor, as far as the connection may have
+// them under way. It says whether that was all of it.
+func (ex *exchange) postReads() bool {
+	c, cmd := ex.conn, ex.cmd
+	for c.reads < c.readLimit && ex.read < cmd.Length {
+		d := cmd.Descriptors[ex.reads]
+		ex.reads++
+		n := min(int(d.Length), cmd.Length-ex.read)
+		if n == 0 {
+			continue
+		}
+		c.reads++
+		ex.posted++
+		c.out = append(c.out, verbs.WR{
+			ID: workID(workRead, ex.index), Op: verbs.RDMARead, Flags: verbs.Signaled,
+			Offset: cmd.Data.Offset() + uint64(ex.read), Length: uint32(n), Remote: d.Address, Key: d.Key,
+		})
+		ex.read += n
+		c.want()
 	}
+	return ex.read == cmd.Length
+}
+
+// postWrites posts the data of a command that has some for the host, an RDMA WRITE for each descriptor.
+func (ex *exchange) postWrites() {
+	c, cmd := ex.conn, ex.cmd
+	written := 0
+	for _, d := range cmd.Descriptors {
+		n := min(int(d.Length), cmd.Length-written)
+		if n == 0 {
+			continue
+		}
+		c.out = append(c.out, verbs.WR{
+			ID: workID(workWrite, ex.index), Op: verbs.RDMAWrite,
+			Offset: cmd.Data.Offset() + uint64(written), Length: uint32(n), Remote: d.Address, Key: d.Key,
+		})
+		ex.writes++
+		written += n
+	}
+}
+
+// invalidates is the key that the host wants to be invalid once the command is done. One send can do that for one
+// key: if several descriptors ask for it, for that of the last one.
+func (ex *exchange) invalidates() (key uint32, ok bool) {
+	for _, d := range ex.cmd.Descriptors {
+		if d.Subtype == nvme.SGLInvalidateKey {
+			key, ok = d.Key, true
+		}
+	}
+	return key, ok && ex.cmd.Transfer != nvmf.TransferNone
 }
 
 // done takes the completion of a work request.
@@ -164,17 +205,19 @@ func (c *conn) done(kind workKind, i int, st verbs.WCStatus) {
 		ex.writes = 0
 		ex.Release()
 	case workRead:
+		c.broken(ex, "RDMA READ", st) // while it still counts: end leaves the command to us
 		c.posted--
 		c.room++
 		c.reads--
 		ex.posted--
-		c.broken(ex, "RDMA READ", st)
-		if c.state != stateOpen || st != verbs.WCSuccess {
+		switch {
+		case ex.posted > 0:
+		case c.state != stateOpen:
 			ex.Release()
-			break
+		case ex.read == ex.cmd.Length:
+			c.queue.Execute(ex.cmd)
 		}
-		c.queue.Execute(ex.cmd)
-		c.nextRead()
+		c.nextReads()
 	}
 	if len(c.out) > 0 {
 		c.want()
@@ -197,7 +240,7 @@ func (c *conn) broken(ex *exchange, what string, st verbs.WCStatus) {
 
 // Release gives the command back, and then its memory. The device must be done with it.
 func (ex *exchange) Release() {
-	ex.saved, ex.writes, ex.posted = nil, 0, 0
+	ex.saved, ex.writes, ex.posted, ex.reads, ex.read = nil, 0, 0, 0, 0
 	ex.cmd.Release()
 	ex.freeSlot()
 	ex.conn.worker.held--

@@ -1,16 +1,21 @@
 package transport
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/mooring-io/mooring/plugins/transport-rdma/internal/cm"
 	"github.com/mooring-io/mooring/plugins/transport-rdma/internal/verbs"
 	"github.com/mooring-io/mooring/sdk"
+	"github.com/mooring-io/mooring/sdk/roce"
 )
 
 // listener is one address that hosts connect to. Its ID belongs to the first thread.
@@ -24,7 +29,7 @@ type listener struct {
 }
 
 func (t *Transport) open(l sdk.Listener) (*listener, error) {
-	at, err := parseURL(l.URL)
+	at, err := parseURL(l.URL, os.DirFS("/sys"))
 	if err != nil {
 		return nil, err
 	}
@@ -49,15 +54,14 @@ func (t *Transport) open(l sdk.Listener) (*listener, error) {
 	return nl, nil
 }
 
-// parseURL returns the address and port of a listener's URL.
-func parseURL(text string) (netip.AddrPort, error) {
+// parseURL returns the address and port that a listener's URL names, or whose device it names.
+func parseURL(text string, sys fs.FS) (netip.AddrPort, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("parse listener URL: %w", err)
 	}
-	addr, err := netip.ParseAddr(u.Hostname())
-	if err != nil || u.Scheme != Scheme || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
-		return netip.AddrPort{}, fmt.Errorf("listener URL %q is not of the form %s://ADDRESS:PORT", text, Scheme)
+	if u.Hostname() == "" || u.Scheme != Scheme || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
+		return netip.AddrPort{}, fmt.Errorf("listener URL %q is not of the form %s://ADDRESS:PORT or %s://DEVICE:PORT", text, Scheme, Scheme)
 	}
 	port := uint64(cm.Port)
 	if u.Port() != "" {
@@ -65,7 +69,34 @@ func parseURL(text string) (netip.AddrPort, error) {
 			return netip.AddrPort{}, fmt.Errorf("listener URL %q: port: %w", text, err)
 		}
 	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	if err != nil {
+		if addr, err = addressOf(u.Hostname(), sys); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("listener URL %q: %w", text, err)
+		}
+	}
 	return netip.AddrPortFrom(addr, uint16(port)), nil
+}
+
+// addressOf is where hosts reach an RDMA device: the first of its addresses, which is not one of a link
+// alone if there is another.
+func addressOf(device string, sys fs.FS) (netip.Addr, error) {
+	all, err := roce.Devices(sys)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	var names []string
+	for _, d := range all {
+		if d.Name != device {
+			names = append(names, d.Name)
+			continue
+		}
+		if addrs := d.Addrs(); len(addrs) > 0 {
+			return addrs[0], nil
+		}
+		return netip.Addr{}, fmt.Errorf("RDMA device %s has no address for RoCE v2 (mooring doctor rdma says why)", device)
+	}
+	return netip.Addr{}, fmt.Errorf("%q is neither an address nor an RDMA device; devices here: %s", device, cmp.Or(strings.Join(names, ", "), "none"))
 }
 
 // What is refused by name.

@@ -95,7 +95,12 @@ func (t *Transport) Health() sdk.Health {
 		return sdk.Metric{Name: name, Value: float64(v.Load()), Counter: true}
 	}
 	c := &t.counters
+	var pool int64
+	for _, w := range t.workers {
+		pool += w.pool.Load()
+	}
 	return sdk.Health{Metrics: []sdk.Metric{
+		{Name: "pool_used_bytes", Value: float64(pool)},
 		{Name: "connections", Value: float64(t.connections.Load())},
 		count("connections_accepted_total", &c.accepted),
 		count("connections_refused_total", &c.refused),

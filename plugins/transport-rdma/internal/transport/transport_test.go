@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"testing"
+	"testing/fstest"
 
 	"github.com/mooring-io/mooring/sdk"
 )
@@ -33,6 +34,15 @@ func TestConfig(t *testing.T) {
 }
 
 func TestURL(t *testing.T) {
+	sys := fstest.MapFS{}
+	for name, text := range map[string]string{
+		"mlx5_0/node_type": "1: CA", "mlx5_0/ports/1/link_layer": "Ethernet", "mlx5_0/ports/1/state": "4: ACTIVE",
+		"mlx5_0/ports/1/gids/0": "fe80:0000:0000:0000:0000:0000:0000:0001", "mlx5_0/ports/1/gid_attrs/types/0": "RoCE v2", "mlx5_0/ports/1/gid_attrs/ndevs/0": "eth0",
+		"mlx5_0/ports/1/gids/1": "0000:0000:0000:0000:0000:ffff:0a00:0001", "mlx5_0/ports/1/gid_attrs/types/1": "RoCE v2", "mlx5_0/ports/1/gid_attrs/ndevs/1": "eth0",
+		"mlx5_1/node_type": "1: CA", "mlx5_1/ports/1/link_layer": "Ethernet", "mlx5_1/ports/1/state": "4: ACTIVE",
+	} {
+		sys["class/infiniband/"+name] = &fstest.MapFile{Data: []byte(text + "\n")}
+	}
 	for _, c := range []struct{ url, want string }{
 		{"nvme-rdma://192.0.2.1:4421", "192.0.2.1:4421"},
 		{"nvme-rdma://192.0.2.1", "192.0.2.1:4420"},
@@ -44,8 +54,12 @@ func TestURL(t *testing.T) {
 		{"nvme-tcp://192.0.2.1:4420", ""},
 		{"nvme-rdma://:4420", ""},
 		{"nvme-rdma://192.0.2.1:4420?q=1", ""},
+		{"nvme-rdma://mlx5_0:4420", "10.0.0.1:4420"},
+		{"nvme-rdma://mlx5_0", "10.0.0.1:4420"},
+		{"nvme-rdma://mlx5_1:4420", ""}, // has no address
+		{"nvme-rdma://mlx5_2:4420", ""}, // is not there
 	} {
-		got, err := parseURL(c.url)
+		got, err := parseURL(c.url, sys)
 		if (err == nil) != (c.want != "") || err == nil && got.String() != c.want {
 			t.Errorf("%s: %v, %v; want %q", c.url, got, err, c.want)
 		}

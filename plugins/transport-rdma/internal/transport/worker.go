@@ -16,7 +16,7 @@ import (
 // eventBatch is how many events of the connection manager one turn takes.
 const eventBatch = 64
 
-// worker is the transport on one I/O thread, which owns all of it but load.
+// worker is the transport on one I/O thread, which owns all of it but load and pool.
 type worker struct {
 	transport *Transport
 	thread    *block.Thread
@@ -27,6 +27,7 @@ type worker struct {
 	async     map[uintptr]int           // device → its descriptor; of the first worker
 	stopped   chan struct{}             // closed once the worker was told to stop and is empty; nil before
 	load      atomic.Int64              // connections given to this worker
+	pool      atomic.Int64              // bytes of the thread's pool in use, at the end of the last turn
 	cqe       [nvme.CompletionSize]byte // scratch
 }
 
@@ -219,6 +220,7 @@ func (w *worker) flush() {
 	for _, d := range w.domains {
 		d.flush()
 	}
+	w.pool.Store(int64(w.thread.Pool().InUse()))
 }
 
 // endListener ends the connections that came in by l.

@@ -163,7 +163,8 @@ const (
 // DomainConfig is what a Domain is made of.
 type DomainConfig struct {
 	Memory   []byte // stays the caller's, and must stay in place
-	Receives int    // of the shared receive queue
+	Receives int    // of the shared receive queue; 0: there is none, as at a host
+	Remote   bool   // peers may name the memory, as at a host
 	Sends    int    // of all queue pairs together, at most
 }
 

@@ -148,13 +148,13 @@ int mv_gid_type(struct rdma_cm_id *id, uint32_t *type)
 	return err;
 }
 
-int mv_domain_open(struct mv_domain *d, struct ibv_context *ctx, void *base, uint64_t size, uint32_t cqe, uint32_t srq)
+int mv_domain_open(struct mv_domain *d, struct ibv_context *ctx, void *base, uint64_t size, int access, uint32_t cqe, uint32_t srq)
 {
 	struct ibv_srq_init_attr s = {.attr = {.max_wr = srq, .max_sge = 1}};
 	int err;
 
 	d->base = base;
-	if ((d->pd = ibv_alloc_pd(ctx)) && (d->mr = ibv_reg_mr(d->pd, base, size, IBV_ACCESS_LOCAL_WRITE)) &&
+	if ((d->pd = ibv_alloc_pd(ctx)) && (d->mr = ibv_reg_mr(d->pd, base, size, IBV_ACCESS_LOCAL_WRITE | access)) &&
 	    (d->channel = ibv_create_comp_channel(ctx)) && (d->cq = ibv_create_cq(ctx, cqe, NULL, d->channel, 0)) &&
 	    (srq == 0 || (d->srq = ibv_create_srq(d->pd, &s))) &&
 	    (err = mv_nonblock(d->channel->fd)) == 0 && (err = ibv_req_notify_cq(d->cq, 0)) == 0)
@@ -289,6 +289,61 @@ int mv_wake(struct mv_domain *d)
 	if (n > 0)
 		ibv_ack_cq_events(d->cq, n);
 	return ibv_req_notify_cq(d->cq, 0);
+}
+
+// What follows is a host's.
+
+int mv_resolve(struct rdma_event_channel *ch, const struct mv_addr *a, struct rdma_cm_id **id)
+{
+	struct sockaddr_storage s;
+	int err;
+
+	to_sockaddr(a, &s);
+	if (rdma_create_id(ch, id, NULL, RDMA_PS_TCP))
+		return errno;
+	if (rdma_resolve_addr(*id, NULL, (struct sockaddr *)&s, 5000)) {
+		err = errno;
+		rdma_destroy_id(*id);
+		return err;
+	}
+	return 0;
+}
+
+int mv_connect(struct rdma_cm_id *id, const void *data, uint8_t len, uint8_t served)
+{
+	struct rdma_conn_param p = {
+		.private_data = data, .private_data_len = len, .responder_resources = served, .retry_count = 7, .rnr_retry_count = 7,
+	};
+
+	return rdma_connect(id, &p) ? errno : 0;
+}
+
+int mv_receive_qp(struct mv_domain *d, struct rdma_cm_id *id, const struct mv_wr *w)
+{
+	struct ibv_sge sge = {(uintptr_t)d->base + w->offset, w->length, d->mr->lkey};
+	struct ibv_recv_wr wr = {.wr_id = w->id, .sg_list = &sge, .num_sge = 1}, *bad;
+
+	return ibv_post_recv(id->qp, &wr, &bad);
+}
+
+int mv_window(struct mv_domain *d, struct ibv_mw **mw)
+{
+	*mw = ibv_alloc_mw(d->pd, IBV_MW_TYPE_2);
+	return *mw ? 0 : errno ? errno : EIO;
+}
+
+// mv_bind_window has peers of the queue pair name w's memory by w->key, until one of them has it invalidated.
+int mv_bind_window(struct mv_domain *d, struct rdma_cm_id *id, struct ibv_mw *mw, const struct mv_wr *w)
+{
+	struct ibv_send_wr *bad, wr = {
+		.wr_id = w->id, .opcode = IBV_WR_BIND_MW, .send_flags = IBV_SEND_SIGNALED,
+		.bind_mw = {.mw = mw, .rkey = w->key, .bind_info = {
+			.mr = d->mr, .addr = (uintptr_t)d->base + w->offset, .length = w->length,
+			.mw_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE,
+		}},
+	};
+
+	return ibv_post_send(id->qp, &wr, &bad);
 }
 
 int mv_async(struct ibv_context *ctx, uint32_t *kind, uint32_t *qp)

@@ -285,12 +285,15 @@ func (id *ID) Post(w []WR) (int, error) {
 // completion queue, the shared receive queue.
 type Domain struct{ c C.struct_mv_domain }
 
-// NewDomain makes a domain on the device of id. The memory is registered for local access: a
-// queue pair of the domain may move it, no peer may name it.
+// NewDomain makes a domain on the device of id. Unless cfg says otherwise the memory is registered for
+// local access: a queue pair of the domain may move it, no peer may name it.
 func NewDomain(id *ID, cfg DomainConfig) (*Domain, error) {
-	d := &Domain{}
+	d, access := &Domain{}, 0
+	if cfg.Remote {
+		access = C.IBV_ACCESS_REMOTE_READ | C.IBV_ACCESS_REMOTE_WRITE | C.IBV_ACCESS_MW_BIND
+	}
 	err := failed("open RDMA device", C.mv_domain_open(&d.c, id.c.verbs, unsafe.Pointer(unsafe.SliceData(cfg.Memory)),
-		C.uint64_t(len(cfg.Memory)), C.uint32_t(cfg.Receives+cfg.Sends), C.uint32_t(cfg.Receives)))
+		C.uint64_t(len(cfg.Memory)), C.int(access), C.uint32_t(cfg.Receives+cfg.Sends), C.uint32_t(cfg.Receives)))
 	if err != nil {
 		return nil, err
 	}

@@ -82,8 +82,11 @@ func TestReturnedMemberIsTakenBack(t *testing.T) {
 			t.Errorf("%d bytes were copied for %d extents, want one region of one", p.v.stats.Copied, p.v.stats.Joined)
 		}
 	})
-	news.mu.Lock()
-	defer news.mu.Unlock()
+	p.a.until("the end is told", func() bool {
+		news.mu.Lock()
+		defer news.mu.Unlock()
+		return len(news.all) == 2
+	})
 	region := uint64(p.v.regionBytes())
 	if want := []Healing{{Volume: p.id, Name: "v", Extents: 1, Bytes: region}, {Volume: p.id, Name: "v", Ended: true, Extents: 1, Bytes: region}}; !slices.Equal(news.all, want) {
 		t.Errorf("it told %+v, want %+v", news.all, want)

@@ -132,3 +132,28 @@ func TestFingerprintChangesWithAFile(t *testing.T) {
 		t.Error("a changed file gives the same image")
 	}
 }
+
+// TestComplaints: of the kernel's warnings one is harmless, and only behind the line that says which it is.
+func TestComplaints(t *testing.T) {
+	const (
+		about   = "[  244.785841] workqueue: WQ_MEM_RECLAIM iscsi_ctrl_0:7:__iscsi_unbind_session [scsi_transport_iscsi] is flushing !WQ_MEM_RECLAIM pm:pm_runtime_work"
+		other   = "[  244.785841] workqueue: WQ_MEM_RECLAIM nvme-wq:nvme_scan_work [nvme_core] is flushing !WQ_MEM_RECLAIM events:cache_clean"
+		warning = "[  244.786693] WARNING: CPU: 1 PID: 25 at kernel/workqueue.c:2635 check_flush_dependency.part.0+0xb4/0x100"
+		bug     = "[  245.000000] BUG: unable to handle page fault for address: 0000000000000010"
+	)
+	for _, tc := range []struct {
+		lines []string
+		found int
+	}{
+		{[]string{about, warning}, 0}, {[]string{other, warning}, 1}, {[]string{warning}, 1}, {[]string{about, "[  1.0] x", warning}, 1},
+		{[]string{about, bug}, 1}, {[]string{about, warning, warning}, 1},
+	} {
+		var c complaints
+		for _, line := range tc.lines {
+			c.read(line)
+		}
+		if len(c.found) != tc.found {
+			t.Errorf("%q: found %q", tc.lines, c.found)
+		}
+	}
+}

@@ -32,7 +32,7 @@ attribute() { cat /sys/class/iscsi_connection/connection*/"$1"; }
 step "start"
 mkdir -p /tmp/data /etc/iscsi /run/lock/iscsi /var/lib/iscsi
 echo InitiatorName=iqn.2026-11.com.example:linux >/etc/iscsi/initiatorname.iscsi
-printf 'iscsid.startup = /bin/false\nnode.startup = manual\nnode.session.timeo.replacement_timeout = 120\nnode.conn[0].timeo.noop_out_interval = 2\nnode.conn[0].timeo.noop_out_timeout = 5\n' >/etc/iscsi/iscsid.conf
+printf 'iscsid.startup = /bin/false\nnode.startup = manual\nnode.session.timeo.replacement_timeout = 600\nnode.conn[0].timeo.noop_out_interval = 2\nnode.conn[0].timeo.noop_out_timeout = 5\n' >/etc/iscsi/iscsid.conf
 target_start /tmp/data
 setsid iscsid -f >/results/iscsid.log 2>&1 &
 ISCSID=$!

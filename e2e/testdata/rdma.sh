@@ -5,7 +5,7 @@ TRANSPORT='/opt/bin/plugins/*rdma*'
 
 rdma_connect() {
 	nvme connect -t rdma -a $ROCE -s $PORT -n "$NQN" --hostnqn=$HOSTNQN --hostid=$HOSTID \
-		--reconnect-delay=1 --ctrl-loss-tmo=120 --keep-alive-tmo=5 "$@"
+		--reconnect-delay=1 --ctrl-loss-tmo=600 --keep-alive-tmo=5 "$@"
 }
 
 step "soft-RoCE"

@@ -3,7 +3,6 @@ package iscsihost
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -227,7 +226,7 @@ func FuzzReceive(f *testing.F) {
 		}
 		s.Close()
 		if over != 2 || s.watch != nil || s.waits != nil {
-			t.Fatal(fmt.Sprintf("%d of 2 commands ended", over))
+			t.Fatalf("%d of 2 commands ended", over)
 		}
 	})
 }

@@ -57,7 +57,7 @@ func newNetwork(names []string) ([]*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer home.Close()
+	defer func() { _ = home.Close() }() // only a descriptor
 	// Mounts of a namespace that was just made still reach the one that it was made from.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("mounts of our own: %w", err)
@@ -132,7 +132,7 @@ func (p *place) in(fn func() error) error {
 	if err != nil {
 		return err
 	}
-	defer home.Close()
+	defer func() { _ = home.Close() }() // only a descriptor
 	if err := netns.Set(p.ns); err != nil {
 		return err
 	}

@@ -226,7 +226,7 @@ func (w *pathWorker) io(ctx context.Context, own uint64, read bool) error {
 		if s != nil && !read {
 			s.unsure = true
 		}
-		if namespaceGone(err) {
+		if namespaceGone(err) || errors.Is(err, multipath.ErrDetached) {
 			r.mu.Lock()
 			r.gone = r.takenAway(err)
 			r.mu.Unlock()

@@ -15,6 +15,9 @@ import (
 // ErrNoPath is wrapped by the errors of I/O for which there was no usable way for HoldFor.
 var ErrNoPath = errors.New("no usable path")
 
+// ErrDetached is wrapped by the errors of I/O while the namespace is not attached at any access point.
+var ErrDetached = errors.New("the namespace is not attached")
+
 // Options says what to reach and how. NQN, Addresses, NSID and HostNQN are needed.
 type Options struct {
 	NQN       string
@@ -69,7 +72,7 @@ func (p Path) String() string {
 }
 
 func (p Path) same(o Path) bool {
-	return p.Connected == o.Connected && (!p.Connected || p.State == o.State)
+	return p.Connected == o.Connected && (!p.Connected || p.State == o.State) && errors.Is(p.Err, ErrDetached) == errors.Is(o.Err, ErrDetached)
 }
 
 // Device is a namespace by all its ways. Its methods may be called by any goroutine.
@@ -184,6 +187,13 @@ func (d *Device) set(w *way, ctrl *nvmehost.Controller, p Path) {
 	}
 }
 
+// detached says whether all access points said when they were asked last that they do not have the namespace.
+func (d *Device) detached() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !slices.ContainsFunc(d.ways, func(w *way) bool { return !errors.Is(w.seen.Err, ErrDetached) })
+}
+
 // retryPause is the least time between two attempts of one command that no change of a way
 // separates.
 const retryPause = 5 * time.Millisecond
@@ -201,6 +211,8 @@ func (d *Device) do(ctx context.Context, once bool, fn func(context.Context, *nv
 				return err
 			}
 			last = err
+		} else if d.detached() {
+			return errors.Join(ErrDetached, last)
 		}
 		if hold == nil {
 			t := time.NewTimer(d.o.HoldFor)
@@ -396,7 +408,7 @@ func (w *way) readState(ctx context.Context, c *nvmehost.Controller) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("namespace %d is not attached there", w.d.o.NSID)
+	return fmt.Errorf("namespace %d: %w there", w.d.o.NSID, ErrDetached)
 }
 
 // try runs fn, and gives the way up if it does not answer in time.

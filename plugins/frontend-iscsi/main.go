@@ -54,19 +54,22 @@ func (p *plugin) Configure(config []byte) error {
 }
 
 // Start is part of sdk.DataPlugin.
-func (p *plugin) Start(_ context.Context, env *sdk.Env) error {
+func (p *plugin) Start(ctx context.Context, env *sdk.Env) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	server := device.NewServer(device.Options{Core: env.Core, Logger: env.Logger, Revision: revision})
 	p.portal = portal.New(server, env.Threads, p.cfg, env.Logger)
-	ctx, cancel := context.WithCancel(context.Background())
+	life, cancel := context.WithCancel(context.Background())
 	p.cancel, p.ended = cancel, make(chan struct{})
+	p.mu.Unlock()
 	go func() {
 		defer close(p.ended)
-		if err := server.Run(ctx); !errors.Is(err, context.Canceled) {
+		if err := server.Run(life); !errors.Is(err, context.Canceled) {
 			env.Fatal(fmt.Errorf("SCSI device server: %w", err))
 		}
 	}()
+	if !server.Ready(ctx) {
+		env.Logger.Warn("the core has not said yet what is exported, hosts must try again")
+	}
 	return nil
 }
 

@@ -54,25 +54,29 @@ func (p *plugin) Configure(config []byte) error {
 }
 
 // Start is part of sdk.DataPlugin.
-func (p *plugin) Start(_ context.Context, env *sdk.Env) error {
+func (p *plugin) Start(ctx context.Context, env *sdk.Env) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	target := nvmf.NewTarget(nvmf.Options{
 		Core: env.Core, Logger: env.Logger, Firmware: version,
 		Limits: nvmf.Limits{Queues: p.cfg.MaxIOQueues, QueueEntries: p.cfg.QueueDepth},
 	})
 	var err error
 	if p.transport, err = transport.New(target, env.Threads, p.cfg, env.Logger); err != nil {
+		p.mu.Unlock()
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	life, cancel := context.WithCancel(context.Background())
 	p.cancel, p.ended = cancel, make(chan struct{})
+	p.mu.Unlock()
 	go func() {
 		defer close(p.ended)
-		if err := target.Run(ctx); !errors.Is(err, context.Canceled) {
+		if err := target.Run(life); !errors.Is(err, context.Canceled) {
 			env.Fatal(fmt.Errorf("NVMe-oF target: %w", err))
 		}
 	}()
+	if !target.Ready(ctx) {
+		env.Logger.Warn("the core has not said yet what is exported, hosts must try again")
+	}
 	return nil
 }
 

@@ -122,6 +122,22 @@ func TestConnectAsksCoreForWhatHostAskedFor(t *testing.T) {
 	}
 }
 
+// A subsystem that was just made is exported a moment after the core knows it.
+func TestConnectBeforeExport(t *testing.T) {
+	r := newRig(t)
+	r.target.setExports(&proto.Exports{})
+	answer := r.dial(0).post(connectCommand(0, 32, 0).Command(), connectData(nvme.DynamicControllerID).Append(nil))
+	r.eventually("the core has accepted", func() bool {
+		r.core.mu.Lock()
+		defer r.core.mu.Unlock()
+		return len(r.core.associations) == 1
+	})
+	r.core.updates <- &proto.Update{Update: &proto.Update_Exports{Exports: r.exports}}
+	if a := <-answer; !a.Status().OK() {
+		t.Errorf("refused: %v", a.Status())
+	}
+}
+
 func TestControllerLimit(t *testing.T) {
 	r := newRig(t, withLimits(Limits{Controllers: 1}))
 	h := r.connect(0)

@@ -14,6 +14,7 @@ import (
 type exports struct {
 	subsystems   []*proto.Subsystem // by NQN
 	accessPoints []*proto.AccessPoint
+	told         bool   // by the core; false before it said anything
 	generation   uint64 // grows with every change of what discovery could show
 }
 

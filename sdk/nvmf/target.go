@@ -26,6 +26,9 @@ type Options struct {
 // closeWait bounds how long Run waits for queues to drain and associations to end.
 const closeWait = 2 * time.Second
 
+// exportWait bounds how long is waited for the core to say what is exported.
+const exportWait = 2 * time.Second
+
 // Target is the NVMe-oF front end of one plugin process: subsystems, discovery, controllers.
 // Its methods may be called from any goroutine, except NewQueue.
 type Target struct {
@@ -40,8 +43,9 @@ type Target struct {
 	calls  sync.WaitGroup
 
 	mu          sync.Mutex
-	closed      bool     // no new calls, no new controllers
-	exports     *exports // never nil, immutable
+	closed      bool          // no new calls, no new controllers
+	exports     *exports      // never nil, immutable
+	exported    chan struct{} // closed and made anew when exports change
 	controllers map[controllerKey]*Controller
 	count       int                     // controllers, and Connects that may become one
 	associated  map[uint64]*Controller  // by association
@@ -73,6 +77,7 @@ func NewTarget(o Options) *Target {
 	t := &Target{
 		core: o.Core, log: o.Logger.Named("nvmf"), limits: o.Limits.withDefaults(), firmware: o.Firmware,
 		exports:     newExports(&proto.Exports{}, nil),
+		exported:    make(chan struct{}),
 		controllers: map[controllerKey]*Controller{},
 		associated:  map[uint64]*Controller{},
 		early:       map[uint64]*earlyUpdate{},
@@ -161,6 +166,9 @@ func (t *Target) setExports(p *proto.Exports) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.exports = newExports(p, t.exports)
+	t.exports.told = true
+	close(t.exported)
+	t.exported = make(chan struct{})
 	for _, ct := range t.controllers {
 		ct.thread.Post(ct.refresh)
 	}
@@ -170,6 +178,32 @@ func (t *Target) currentExports() *exports {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.exports
+}
+
+// Ready returns when the core has said what is exported, so that the first host to come finds it. It
+// waits exportWait at most, for the core may not know while Meta is silent; then it reports false,
+// and hosts are told to try again.
+func (t *Target) Ready(ctx context.Context) bool {
+	return t.awaitExports(ctx, func(x *exports) bool { return x.told })
+}
+
+// awaitExports waits until ok holds of the exports; it reports false if ctx ended first, or exportWait.
+func (t *Target) awaitExports(ctx context.Context, ok func(*exports) bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, exportWait)
+	defer cancel()
+	for {
+		t.mu.Lock()
+		now, changed := t.exports, t.exported
+		t.mu.Unlock()
+		if ok(now) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // call runs fn in a goroutine that Run joins; fn's context ends with Run. It reports false, and
@@ -217,13 +251,20 @@ func (t *Target) checkEmpty() {
 	}
 }
 
-// associate asks the core for an association and calls fn with the answer on the goroutine of
-// the call. It reports false when the target is closed.
+// associate asks the core for an association and calls fn with the answer, once the subsystem is
+// exported, on the goroutine of the call. It reports false when the target is closed.
 func (t *Target) associate(req *proto.AssociateRequest, fn func(*proto.AssociateResponse, error)) bool {
 	t.mu.Lock()
 	t.associating++
 	t.mu.Unlock()
-	ok := t.call(func(ctx context.Context) { fn(t.core.Associate(ctx, req)) })
+	ok := t.call(func(ctx context.Context) {
+		r, err := t.core.Associate(ctx, req)
+		if err == nil && r.GetResult() == proto.AssociateResult_ASSOCIATE_OK {
+			// The answer may overtake the exports that it is about, when the subsystem was just made.
+			t.awaitExports(ctx, func(x *exports) bool { return x.subsystem(req.GetSubsystem()) != nil })
+		}
+		fn(r, err)
+	})
 	if !ok {
 		t.associateDone()
 	}

@@ -17,6 +17,9 @@ import (
 // closeWait bounds how long Run waits for tasks to drain and associations to end.
 const closeWait = 2 * time.Second
 
+// exportWait bounds how long Ready waits for the core to say what is exported.
+const exportWait = 2 * time.Second
+
 // Options are what a Server is made of.
 type Options struct {
 	Core   proto.CoreClient // of the core that started the plugin
@@ -43,6 +46,7 @@ type Server struct {
 	associating int                     // calls of Associate under way; guarded by mu
 	early       map[uint64]*earlyUpdate // by association: what came before the answer of Associate; guarded by mu
 	units       map[string]*sharedUnit  // by volume; guarded by mu
+	told        chan struct{}           // closed when the core has said what is exported
 	empty       chan struct{}           // closed when closed and count is 0
 	passed      uint64                  // number of the last reservation event that was passed on; guarded by mu
 	passing     chan struct{}           // closed and made anew when passed grows; guarded by mu
@@ -69,7 +73,7 @@ func NewServer(o Options) *Server {
 	s := &Server{
 		core: o.Core, log: o.Logger.Named("scsi"), revision: o.Revision, exports: &exports{},
 		nexuses: map[uint64]*Nexus{}, early: map[uint64]*earlyUpdate{}, units: map[string]*sharedUnit{}, empty: make(chan struct{}),
-		passing: make(chan struct{}),
+		told: make(chan struct{}), passing: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -82,6 +86,20 @@ func (s *Server) Run(ctx context.Context) error {
 	err := s.watch(ctx)
 	s.close(fmt.Errorf("%w: %w", ErrServerClosed, err))
 	return err
+}
+
+// Ready returns when the core has said what is exported, so that the first initiator to come finds
+// its target. It waits exportWait at most, for the core may not know while Meta is silent; then it
+// reports false.
+func (s *Server) Ready(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, exportWait)
+	defer cancel()
+	select {
+	case <-s.told:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (s *Server) watch(ctx context.Context) error {
@@ -178,6 +196,11 @@ func (s *Server) setExports(p *proto.Exports) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.exports = x
+	select {
+	case <-s.told:
+	default:
+		close(s.told)
+	}
 	maps.DeleteFunc(s.units, func(volume string, _ *sharedUnit) bool { return !volumes[volume] })
 	for _, n := range s.nexuses {
 		n.thread.Post(n.refresh)

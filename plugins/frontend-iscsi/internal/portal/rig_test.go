@@ -68,13 +68,15 @@ func newRig(t testing.TB, config func(*Config)) *rig {
 	if err := cfg.check(); err != nil {
 		t.Fatal(err)
 	}
+	if !server.Ready(ctx) {
+		t.Fatal("the server does not hear of its targets")
+	}
 	r.portal = New(server, threads, cfg, logger)
 	st := r.portal.SetListeners(ctx, []sdk.Listener{{URL: "iscsi://127.0.0.1:0", AccessPointID: "ap"}})
 	if st[0].Err != nil {
 		t.Fatal(st[0].Err)
 	}
 	r.address = st[0].URL[len(Scheme)+3:]
-	r.eventually("the server hears of its targets", func() bool { _, ok := server.Target(testTarget); return ok })
 	t.Cleanup(func() {
 		stop, done := context.WithTimeout(context.Background(), patience)
 		defer done()

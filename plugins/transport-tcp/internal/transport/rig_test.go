@@ -70,6 +70,9 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if err := cfg.check(); err != nil {
 		t.Fatal(err)
 	}
+	if !target.Ready(ctx) {
+		t.Fatal("the target does not hear of its exports")
+	}
 	r.transport = New(target, threads, cfg, logger)
 	st := r.transport.SetListeners(ctx, []sdk.Listener{{URL: "nvme-tcp://127.0.0.1:0", AccessPointID: "ap"}})
 	if st[0].Err != nil {

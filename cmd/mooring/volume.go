@@ -91,6 +91,7 @@ func volumeShow(g *globals) *cobra.Command {
 				if v.Health != nil {
 					row("replicas missing", health(v.Health))
 				}
+				row("driven by", v.Driver)
 				row("users", list(v.Users))
 				row("managed by", v.Managed)
 				row("reads", v.ReadOps)

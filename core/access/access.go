@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/core/peer"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
 
@@ -44,10 +46,14 @@ type SetChange struct {
 // Meta is what Access asks of the metadata layer. Calls may block; they are made
 // on control goroutines, never on the reactor.
 type Meta interface {
-	// Leases makes this core's Meta session the owner of a volume, or confirms that it is, and
+	// Leases makes this core's Meta session the owner of a volume, or confirms that it is; it is a meta.HeldError if another one is. It
 	// returns the leases of its extents by index. It may return fewer than the
 	// volume has; the rest are not allocated.
 	Leases(ctx context.Context, volume uuid.UUID) ([]Lease, error)
+	// Geometry describes a volume as it is now.
+	Geometry(ctx context.Context, volume uuid.UUID) (Geometry, error)
+	// Epoch is the path epoch of a host and a volume, as it is now.
+	Epoch(ctx context.Context, volume uuid.UUID, h Host) (uint64, error)
 	// Recorded returns the leases as Meta has them, of whoever has them, and changes nothing.
 	Recorded(ctx context.Context, volume uuid.UUID) ([]Lease, error)
 	// Lease returns one of them as it is now; meta.ErrConflict: somebody else owns the volume.
@@ -85,6 +91,9 @@ type Options struct {
 	// LossTold hears, on a control goroutine, that a host's Flush has failed because of a
 	// volume's losses up to that count. nil: nobody.
 	LossTold func(volume uuid.UUID, h Host, losses uint64)
+	// Enforce puts the reservation of a volume in force, as it is in Meta now: before the volume is served, and when another node
+	// has changed it. Control goroutine. nil: there are no reservations.
+	Enforce func(ctx context.Context, v *Volume) error
 	// MetaRestored says that the metadata came from a backup and may be older than the
 	// stores: an extent that a store has and Meta does not know, or knows by a lower
 	// generation, is not served, rather than read as zeros, made anew or read as it was.
@@ -101,6 +110,7 @@ type Access struct {
 	log          hclog.Logger
 	extentBytes  int64
 	lossTold     func(uuid.UUID, Host, uint64)
+	enforce      func(context.Context, *Volume) error
 	metaRestored bool
 	incomplete   bool // see Incomplete
 	holdFor      time.Duration
@@ -113,6 +123,10 @@ type Access struct {
 
 	ioDone     func(*extent.IO)
 	wakeOp     func(*op) // wake
+	forwarded  func(*peer.Command)
+	drivers    map[uuid.UUID]*driver // nodes to which commands can be forwarded
+	credits    int                   // bytes of data under way at one of them; tests make it small
+	freed      bool                  // some of them are free again
 	clients    map[*Client]struct{}
 	volumes    map[uuid.UUID]*Volume
 	stores     []*extent.Store       // of this node
@@ -140,7 +154,7 @@ func New(o Options) *Access {
 		o.HoldFor = 10 * time.Second
 	}
 	a := &Access{
-		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored, lossTold: o.LossTold, pace: newPace(o.Heal, o.ExtentBytes),
+		reactor: o.Reactor, meta: o.Meta, log: o.Logger.Named("access"), extentBytes: o.ExtentBytes, holdFor: o.HoldFor, metaRestored: o.MetaRestored, lossTold: o.LossTold, enforce: o.Enforce, drivers: map[uuid.UUID]*driver{}, credits: peer.MaxForwarded, pace: newPace(o.Heal, o.ExtentBytes),
 		work: make(chan func(), 1024), clients: map[*Client]struct{}{}, volumes: map[uuid.UUID]*Volume{}, doors: map[*grant]struct{}{},
 		bounces: bounces{limit: o.BounceBytes}, remote: map[uuid.UUID][]Store{}, news: make(chan struct{}),
 		reachUntil: o.Reactor.clock.Monotonic() + int64(reachFor),
@@ -148,7 +162,7 @@ func New(o Options) *Access {
 	a.incarnation.Store(o.Incarnation << 16)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.ioDone = func(io *extent.IO) { r := io.User.(*request); r.op.ioDone(r) }
-	a.wakeOp = a.wake
+	a.wakeOp, a.forwarded = a.wake, a.answered
 	a.reactor.addSource(a)
 	a.reactor.kicks = append(a.reactor.kicks, a.kick)
 	for range controlWorkers {
@@ -305,9 +319,21 @@ func (a *Access) control() {
 
 func (a *Access) nextIncarnation() uint64 { return a.incarnation.Add(1) }
 
-// Open returns the volume, opening it at its first use: its leases are taken and
-// its extents found.
+// Open returns the volume, driven here: its leases are taken and its extents found. A meta.HeldError says that
+// another node drives it.
 func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
+	v, err := a.use(ctx, g, true)
+	if err != nil {
+		return nil, err
+	}
+	return v, a.drive(ctx, v, false)
+}
+
+// Use returns the volume for hosts, whoever drives it: this node if nobody does.
+func (a *Access) Use(ctx context.Context, g Geometry) (*Volume, error) { return a.use(ctx, g, false) }
+
+// use makes a volume known here. With drive, one that is not, and that another node drives, stays unknown.
+func (a *Access) use(ctx context.Context, g Geometry, drive bool) (*Volume, error) {
 	a.opening.Lock()
 	defer a.opening.Unlock()
 	var v *Volume
@@ -315,42 +341,23 @@ func (a *Access) Open(ctx context.Context, g Geometry) (*Volume, error) {
 		return v, err
 	}
 	v = &Volume{
-		access: a, id: g.ID, name: g.Name, size: g.Size, replicas: max(g.Replicas, 1), asked: g.Replicas, stirred: true, moves: map[*move]context.CancelFunc{}, blockSize: g.BlockSize, durable: !g.Volatile, losses: g.Losses,
-		extents: make([]extentSlot, a.extentsOf(g.Size)), hosts: map[Host]*hostState{}, regionBlocks: extent.RegionBlocks(uint32(a.extentBytes / blockBytes)),
+		access: a, id: g.ID, stirred: true, moves: map[*move]context.CancelFunc{}, hosts: map[Host]*hostState{}, regionBlocks: extent.RegionBlocks(uint32(a.extentBytes / blockBytes)),
 	}
-	var behind []uint32
-	if a.metaRestored {
-		var err error
-		if behind, err = a.noteBehind(ctx, v); err != nil {
-			return nil, err
-		}
-	}
-	leases, err := a.meta.Leases(ctx, g.ID)
-	if err != nil {
-		return nil, fmt.Errorf("take the leases of volume %s: %w", g.Name, err)
-	}
-	if err := a.reactor.Do(ctx, func() {
-		for i, l := range leases {
-			if l.Allocated && i < len(v.extents) {
-				v.extents[i] = l.slot()
-				a.attach(extent.ID{Volume: v.id, Index: uint32(i)}, v.extents[i].set)
-				v.replicated = v.replicated || len(l.Set) > 1
-			}
-		}
-	}); err != nil {
+	v.describe(g)
+	v.away = &away{vol: v}
+	if err := a.reactor.Do(ctx, func() { a.volumes[g.ID] = v }); err != nil {
 		return nil, err
 	}
-	if err := a.reactor.Do(ctx, func() {
-		if a.metaRestored {
-			v.disown(behind)
-		}
-		v.recount(nil)
-		a.volumes[g.ID] = v
-		a.heal.stir()
-	}); err != nil {
-		return nil, err
+	err := a.drive(ctx, v, true)
+	if err == nil || !drive && meta.IsHeld(err) {
+		return v, nil
 	}
-	return v, nil
+	return nil, errors.Join(err, a.reactor.Do(context.WithoutCancel(ctx), func() {
+		if v.users == 0 {
+			v.closed = true
+			delete(a.volumes, g.ID)
+		}
+	}))
 }
 
 // noteBehind has Meta, which came from a backup, note the extents of which a store has a higher generation than it has,
@@ -389,7 +396,7 @@ func (a *Access) Lookup(ctx context.Context, id uuid.UUID) (*Volume, error) {
 	return v, err
 }
 
-// CloseVolume forgets a volume that has no grants, when what is still under way in it
+// CloseVolume forgets a volume that has no grants but those of other nodes, when what is still under way in it
 // has ended. It is no error if the volume is not open. What it acknowledged without
 // durability stays where it is, for Flush.
 func (a *Access) CloseVolume(ctx context.Context, id uuid.UUID) error {
@@ -398,7 +405,10 @@ func (a *Access) CloseVolume(ctx context.Context, id uuid.UUID) error {
 	var v *Volume
 	var ended <-chan struct{}
 	if err := a.reactor.Do(ctx, func() {
-		if v = a.volumes[id]; v != nil && v.users == 0 {
+		if v = a.volumes[id]; v != nil {
+			a.dismiss(v)
+		}
+		if v != nil && v.users == 0 {
 			v.closed = true // nobody gets a grant any more
 			v.interrupt()
 			ended = v.fenced(nil)
@@ -619,7 +629,7 @@ func (a *Access) releaseHeld() {
 		o = next
 	}
 	a.expireDoors()
-	if a.held.n > 0 || len(a.doors) > 0 {
+	if a.expireAway() || a.held.n > 0 || len(a.doors) > 0 {
 		a.tick()
 	}
 }
@@ -643,6 +653,9 @@ func (a *Access) submit(s Store, io *extent.IO) {
 // The Access is itself a source of the reactor: the commands that were woken.
 
 func (a *Access) poll() int {
+	if a.freed {
+		a.admit()
+	}
 	n := a.runq.n
 	for range n {
 		o := a.runq.head
@@ -661,7 +674,7 @@ func (a *Access) poll() int {
 	return n
 }
 func (a *Access) publish()    {}
-func (a *Access) sleep() bool { return a.runq.n == 0 }
+func (a *Access) sleep() bool { return a.runq.n == 0 && !a.freed }
 func (a *Access) awake()      {}
 
 // kick ends a turn at the stores. What a store completes may go on at one that was

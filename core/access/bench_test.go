@@ -182,6 +182,10 @@ func (m *benchMeta) ChangeSet(context.Context, uuid.UUID, SetChange) (extent.Gen
 	return 0, nil
 }
 
+func (m *benchMeta) Geometry(context.Context, uuid.UUID) (Geometry, error) { return Geometry{}, nil }
+
+func (m *benchMeta) Epoch(context.Context, uuid.UUID, Host) (uint64, error) { return 0, nil }
+
 func (m *benchMeta) Recorded(context.Context, uuid.UUID) ([]Lease, error)          { return nil, nil }
 func (m *benchMeta) Behind(context.Context, uuid.UUID, []uint32) ([]uint32, error) { return nil, nil }
 func (m *benchMeta) Free(context.Context, uuid.UUID, uint32) error                 { return nil }

@@ -43,6 +43,7 @@ type grant struct {
 	revoked           bool
 	drained           []chan struct{} // closed when revoked and nothing is under way
 	said              said            // of the first Flush that failed for what the volume lost
+	far               far             // where another node drives the volume
 
 	path   Path
 	door   opList // what changes data and may not begin here now
@@ -59,7 +60,7 @@ type said struct {
 
 // heard says whether the plugin has taken that completion.
 func (s *said) heard() bool {
-	if s.losses == 0 || s.port.closed {
+	if s.losses == 0 || s.port.closed || s.port.end == nil {
 		return false
 	}
 	n, err := s.port.end.Consumed()
@@ -151,6 +152,9 @@ func (c *Client) Grant(ctx context.Context, v *Volume, h Host, p Path, wanted fu
 		}
 		g = &grant{client: c, vol: v, host: h, state: v.host(h), path: p, wanted: wanted, generation: 1}
 		older = v.raise(g.state, p.Epoch)
+		if v.away != nil {
+			v.away.newer(g, p.Epoch)
+		}
 		if n := len(c.idle); n > 0 {
 			g.index = c.idle[n-1]
 			c.idle = c.idle[:n-1]
@@ -218,6 +222,7 @@ func (g *grant) revoke() {
 	}
 	g.revoked = true
 	g.vol.users--
+	g.far.release()
 	for _, p := range g.client.ports {
 		for _, o := range p.inflight {
 			if o != nil && o.grant == g && o.parked != nil {
@@ -283,8 +288,10 @@ func (c *Client) shut() {
 	}
 	// Last, since it runs what the queue has to tell meanwhile.
 	for _, p := range c.ports {
-		p.unwatch()
-		p.unwatch = nil
+		if p.unwatch != nil {
+			p.unwatch()
+			p.unwatch = nil
+		}
 	}
 	c.maybeDrained()
 }

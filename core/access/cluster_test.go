@@ -101,7 +101,7 @@ func (n *node) start() {
 	n.queue = &testQueue{Queue: n.sim.Queue(), watch: true}
 	n.clock = &skippingClock{Clock: SystemClock()}
 	n.reactor = NewReactor(n.queue, n.clock)
-	n.session = c.meta.begin(n.number)
+	n.session = c.meta.begin(n.number, n.id)
 	n.access = New(Options{
 		Reactor: n.reactor, Meta: &nodeMeta{clusterMeta: c.meta, session: n.session}, ExtentBytes: c.extent, HoldFor: testTimeout,
 		Incarnation: uint64(n.life), Heal: c.heal, Logger: hclog.NewNullLogger(),
@@ -109,7 +109,7 @@ func (n *node) start() {
 	n.access.reachUntil = 0
 	n.links = peer.New(peer.Options{
 		Regions: n.access.Regions(), Clock: SystemClock().Monotonic, Post: n.reactor.Post, Patience: testTimeout,
-		Stores: n.access.PeerStores, Logger: hclog.NewNullLogger(),
+		Stores: n.access.PeerStores, Nodes: n.access.PeerNode, Driver: n.access, Logger: hclog.NewNullLogger(),
 	})
 	n.running.Go(func() {
 		if err := n.reactor.Run(); err != nil {
@@ -362,6 +362,9 @@ type clusterMeta struct {
 	ext      map[uuid.UUID]map[uint32]metaExtent
 	gate     func(what string) error // asked first, without the lock
 	changes  int                     // of sets
+	sessions meta.SessionID
+	about    map[uuid.UUID]Geometry
+	epochs   map[Host]uint64
 }
 
 type metaExtent struct {
@@ -372,19 +375,24 @@ type metaExtent struct {
 
 type session struct {
 	node     int
-	over     bool // guarded by clusterMeta.mu
+	id       meta.SessionID
+	by       uuid.UUID // the node
+	over     bool      // guarded by clusterMeta.mu
 	deadline atomic.Int64
 }
 
 func newClusterMeta(replicas int) *clusterMeta {
 	return &clusterMeta{
 		replicas: replicas, stores: map[int]extent.Member{}, suspect: map[uuid.UUID]uint64{}, owners: map[uuid.UUID]*session{},
-		terms: map[uuid.UUID]extent.Generation{}, ext: map[uuid.UUID]map[uint32]metaExtent{},
+		about: map[uuid.UUID]Geometry{}, epochs: map[Host]uint64{}, terms: map[uuid.UUID]extent.Generation{}, ext: map[uuid.UUID]map[uint32]metaExtent{},
 	}
 }
 
-func (m *clusterMeta) begin(node int) *session {
-	s := &session{node: node}
+func (m *clusterMeta) begin(node int, by uuid.UUID) *session {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sessions++
+	s := &session{node: node, by: by, id: m.sessions}
 	s.deadline.Store(math.MaxInt64)
 	return s
 }
@@ -447,12 +455,24 @@ func (m *nodeMeta) Leases(_ context.Context, v uuid.UUID) ([]Lease, error) {
 		return nil, meta.ErrSessionExpired
 	case o == m.session:
 	case o != nil && !o.over:
-		return nil, fmt.Errorf("node %d has it: %w", o.node, meta.ErrConflict)
+		return nil, &meta.HeldError{Volume: v, Owner: meta.SessionInfo{ID: o.id, Node: o.by}}
 	default:
 		m.owners[v] = m.session
 		m.terms[v]++
 	}
 	return m.recorded(v), nil
+}
+
+func (m *nodeMeta) Geometry(_ context.Context, v uuid.UUID) (Geometry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.about[v], nil
+}
+
+func (m *nodeMeta) Epoch(_ context.Context, _ uuid.UUID, h Host) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.epochs[Host{Protocol: h.Protocol, Name: h.Name}], nil
 }
 
 func (m *nodeMeta) Recorded(_ context.Context, v uuid.UUID) ([]Lease, error) {

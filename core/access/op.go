@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/core/peer"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
 
@@ -38,6 +39,10 @@ type op struct {
 	submitted, taken int64 // CLOCK_MONOTONIC ns
 	disk             int64 // ns spent at disks
 
+	command peer.Command // when it is forwarded
+	away    *away        // it is under way there
+	driver  *driver      // and at that node
+
 	// Ordering; see order.
 	prev, next *op
 	holds      bool // reads before it writes
@@ -64,7 +69,8 @@ type op struct {
 	status  ring.Status
 	info    uint64
 	bounce  []byte
-	sent    int // requests of the present step
+	told    bool // Flush: the host has heard of the one that failed last; of another node's host
+	sent    int  // requests of the present step
 	reqs    [2]request
 	more    []*request // when two are too few; kept
 }
@@ -113,6 +119,9 @@ func (o *op) resume() {
 		return
 	}
 	o.fail(v.permitted(o), 0)
+	if o.grant != nil && o.range_.to > v.size { // it shrank while another node drove it
+		o.fail(ring.StatusOutOfRange, 0)
+	}
 	o.proceed()
 }
 
@@ -124,6 +133,8 @@ func (o *op) proceed() {
 		o.finish()
 	case !v.access.mayServe():
 		v.access.hold(o)
+	case v.away != nil:
+		v.away.forward(o)
 	case !o.active && !v.prepared(o):
 	case !o.active && (o.changes() || o.shared) && !v.order.enter(o):
 	case o.writing && o.kind == ring.OpWriteZeroes:
@@ -150,7 +161,7 @@ func (o *op) start() {
 		switch {
 		case !o.aligned():
 			o.readIntoBounce(o.range_)
-		case !o.vol.fansOut(o.range_):
+		case o.port.guest != nil || !o.vol.fansOut(o.range_): // another node's host has its data in our memory already
 			o.transfer(extent.OpWrite, o.range_, o.buf)
 		case o.takeBounce(len(o.buf)):
 			// Several stores copy it, and the plugin must not make them differ.
@@ -472,7 +483,7 @@ func (o *op) flush() {
 		return
 	}
 	switch {
-	case v.mayHaveLost(o.grant):
+	case v.mayHaveLost(o):
 		o.fail(ring.StatusWriteLost, 0)
 		o.finish()
 		return

@@ -38,6 +38,9 @@ func (c *Client) SetPath(ctx context.Context, h Handle, p Path) error {
 	if err := c.access.reactor.Do(ctx, func() {
 		if g := c.find(h); g != nil && g.vol != nil && p.Epoch >= g.path.Epoch {
 			older = g.vol.raise(g.state, p.Epoch)
+			if w := g.vol.away; w != nil {
+				w.newer(g, p.Epoch)
+			}
 		}
 	}); err != nil || older == nil {
 		return err

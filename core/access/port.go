@@ -3,6 +3,7 @@ package access
 import (
 	"fmt"
 
+	"github.com/mooring-io/mooring/core/peer"
 	"github.com/mooring-io/mooring/sdk/ring"
 )
 
@@ -13,11 +14,13 @@ const pollBatch = 256
 // pollBytes is how many bytes of data one turn takes from one ring, for the same reason.
 const pollBytes = 8 << 20
 
-// port is the core's end of one ring pair.
+// port is where commands of a client come in and are answered: the core's end of one ring pair, or the connection of a node that
+// forwards them.
 type port struct {
 	client   *Client
 	access   *Access
-	end      *ring.CoreEnd
+	guest    *guest        // nil: it is a ring
+	end      *ring.CoreEnd // nil: it is a guest
 	pool     []byte
 	inflight []*op // by tag; the plugin may use tags 0 to len-1
 	spare    []*op
@@ -61,6 +64,11 @@ func (p *port) admit(e *ring.Entry) error {
 		p.abort(e)
 		return nil
 	}
+	return p.begin(e, p.pool[e.PoolOffset:e.PoolOffset+uint64(e.PoolLength)], false)
+}
+
+// begin starts a command with its data in buf.
+func (p *port) begin(e *ring.Entry, buf []byte, told bool) error {
 	if int(e.Handle) >= len(p.client.grants) {
 		return fmt.Errorf("volume handle %d was never granted", e.Handle)
 	}
@@ -70,10 +78,10 @@ func (p *port) admit(e *ring.Entry) error {
 	*o = op{
 		more: o.more,
 		port: p, grant: g, vol: g.vol, tag: e.Tag, kind: e.Op, fua: e.Flags&ring.FlagFUA != 0,
-		buf:       p.pool[e.PoolOffset : e.PoolOffset+uint64(e.PoolLength)],
+		buf: buf, told: told,
 		submitted: now, taken: now,
 	}
-	if e.Submitted < uint64(now) {
+	if p.guest == nil && e.Submitted < uint64(now) {
 		o.submitted = int64(e.Submitted)
 	}
 	p.inflight[e.Tag] = o
@@ -81,7 +89,9 @@ func (p *port) admit(e *ring.Entry) error {
 	if g.revoked || g.generation != e.HandleGeneration {
 		// Not the plugin's fault: the grant ended while the entry was on its way.
 		o.grant, o.vol = nil, nil
-		o.status = ring.StatusPathLost
+		if o.status = ring.StatusPathLost; p.guest != nil {
+			o.status = peer.StatusNotDriven // not begun: its node asks again who drives the volume
+		}
 		p.complete(o)
 		p.free(o)
 		return nil
@@ -93,8 +103,12 @@ func (p *port) admit(e *ring.Entry) error {
 // abort ends the command that e names if it has not reached a disk. The abort
 // itself always succeeds; whether it was in time shows in the command's status.
 func (p *port) abort(e *ring.Entry) {
-	if t := p.inflight[e.Target]; t != nil && t.parked != nil {
+	switch t := p.inflight[e.Target]; {
+	case t == nil:
+	case t.parked != nil:
 		t.drop(ring.StatusAborted)
+	case t.driver != nil:
+		t.driver.node.Abort(&t.command)
 	}
 	now := uint64(p.access.reactor.now())
 	p.put(ring.Completion{Tag: e.Tag, Taken: now, Done: now})
@@ -104,6 +118,14 @@ func (p *port) abort(e *ring.Entry) {
 func (p *port) complete(o *op) {
 	p.inflight[o.tag] = nil
 	p.busy--
+	if p.guest != nil {
+		if g := o.grant; o.status == ring.StatusWriteLost && g.said.losses < g.vol.losses {
+			g.said = said{losses: g.vol.losses, port: p}
+		}
+		p.guest.answer(o)
+		p.client.maybeDrained()
+		return
+	}
 	if p.closed {
 		p.client.maybeDrained()
 		return
@@ -112,7 +134,9 @@ func (p *port) complete(o *op) {
 		Tag: o.tag, Status: o.status, Info: o.info,
 		Taken: uint64(o.taken), Done: uint64(p.access.reactor.now()), Disk: uint64(o.disk),
 	})
-	if g := o.grant; o.status == ring.StatusWriteLost && (g.said.losses < g.vol.losses || g.said.port.closed) {
+	if g := o.grant; o.status == ring.StatusWriteLost && g.vol.away != nil {
+		g.said = said{losses: 1, port: p, at: p.end.Completed()} // which losses, the driver knows
+	} else if o.status == ring.StatusWriteLost && (g.said.losses < g.vol.losses || g.said.port.closed) {
 		g.said = said{losses: g.vol.losses, port: p, at: p.end.Completed()}
 	}
 }
@@ -147,7 +171,9 @@ func (p *port) awake() {
 // shut stops reading the ring.
 func (p *port) shut() {
 	p.closed = true
-	p.access.reactor.removeSource(p)
+	if p.guest == nil {
+		p.access.reactor.removeSource(p)
+	}
 }
 
 // dropParked answers what has not reached a disk.
@@ -161,6 +187,9 @@ func (p *port) dropParked(s ring.Status) {
 
 // release gives the memory back; no disk writes to it any more.
 func (p *port) release() {
+	if p.end == nil {
+		return
+	}
 	if err := p.end.Close(); err != nil {
 		p.client.log.Warn("ring memory was not given back whole", "error", err)
 	}

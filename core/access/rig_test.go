@@ -101,6 +101,7 @@ type fakeMeta struct {
 	confirm  func() error // what Confirm answers
 	replace  func() error // asked before each ChangeSet
 	answer   error        // of a ChangeSet that was carried out
+	about    map[uuid.UUID]Geometry
 }
 
 func (m *fakeMeta) Deadline() int64 { return m.deadline.Load() }
@@ -116,6 +117,18 @@ func (m *fakeMeta) Leases(ctx context.Context, v uuid.UUID) ([]Lease, error) {
 	m.mu.Unlock()
 	return m.Recorded(ctx, v)
 }
+
+func (m *fakeMeta) Geometry(_ context.Context, v uuid.UUID) (Geometry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g, ok := m.about[v]
+	if !ok {
+		return g, meta.ErrNotFound
+	}
+	return g, nil
+}
+
+func (m *fakeMeta) Epoch(context.Context, uuid.UUID, Host) (uint64, error) { return 0, nil }
 
 func (m *fakeMeta) Recorded(_ context.Context, v uuid.UUID) ([]Lease, error) {
 	m.mu.Lock()

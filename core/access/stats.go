@@ -68,15 +68,18 @@ type VolumeStats struct {
 	WriteBytes uint64
 	Errors     uint64 // commands answered with anything but success or a miscompare
 	InFlight   int
-	Corrupt    uint64 // reads that found a damaged block on a replica
-	Repaired   uint64 // blocks that were repaired from another replica
-	Leveled    uint64 // regions that were made equal on all replicas after a takeover
-	Copied     uint64 // bytes that were copied to stores that joined a set, or tried to
-	Joined     uint64 // extents that got another member
-	Health     Health
-	Trouble    string    // why some of it cannot be served; "" is well
-	Read       Histogram // time in the core
-	Write      Histogram
+	// Forwarded commands went to the node that drives the volume, with so many bytes of data.
+	Forwarded, ForwardedBytes uint64
+	Away                      bool   // another node drives it
+	Corrupt                   uint64 // reads that found a damaged block on a replica
+	Repaired                  uint64 // blocks that were repaired from another replica
+	Leveled                   uint64 // regions that were made equal on all replicas after a takeover
+	Copied                    uint64 // bytes that were copied to stores that joined a set, or tried to
+	Joined                    uint64 // extents that got another member
+	Health                    Health
+	Trouble                   string    // why some of it cannot be served; "" is well
+	Read                      Histogram // time in the core
+	Write                     Histogram
 }
 
 // ClientStats counts what one plugin's rings did.
@@ -104,6 +107,7 @@ func (a *Access) Stats(ctx context.Context) (Stats, error) {
 		for _, v := range a.volumes {
 			vs := v.stats
 			vs.Volume, vs.Name, vs.InFlight, vs.Health = v.id, v.name, v.inflight, v.health.Health
+			vs.Away = v.away != nil
 			if vs.Trouble == "" {
 				vs.Trouble = v.disowned
 			}
@@ -113,6 +117,9 @@ func (a *Access) Stats(ctx context.Context) (Stats, error) {
 			cs := c.stats
 			cs.Name = c.name
 			for _, p := range c.ports {
+				if p.end == nil {
+					continue
+				}
 				cs.Counters = append(cs.Counters, p.end.Counters())
 			}
 			s.Clients = append(s.Clients, cs)

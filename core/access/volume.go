@@ -42,6 +42,7 @@ type Volume struct {
 	durable    bool
 	hardening  bool // durable, but what was acknowledged before may not be yet
 	losses     uint64
+	away       *away // another node drives it; nil: it is driven here
 	extents    []extentSlot
 	replicated bool    // some extent has, or had, several replicas
 	stores     []Store // those that hold extents of it
@@ -73,7 +74,8 @@ type Volume struct {
 	stirred  bool // it may have changed which extents are whole
 	health   health
 
-	resize sync.RWMutex // one Grow or Shrink at a time, and no move beside it
+	driving sync.Mutex   // one look for who drives it at a time
+	resize  sync.RWMutex // one Grow or Shrink at a time, and no move beside it
 }
 
 // hostState is what one host's grants of one volume share.
@@ -122,8 +124,11 @@ func (v *Volume) begin(o *op) {
 		o.fail(ring.StatusOutOfRange, 0)
 	}
 	if o.status == ring.StatusOK && o.changes() && !o.grant.open() {
-		o.grant.await(o)
-		return
+		if o.port.guest == nil {
+			o.grant.await(o)
+			return
+		}
+		o.fail(ring.StatusPathLost, 0) // it has waited at its node's door, and is of a path that was left
 	}
 	o.begun, o.epoch = true, o.grant.path.Epoch
 	o.seq = v.seq
@@ -366,11 +371,12 @@ var errMetaBehind = errors.New("the metadata, restored from a backup, is older t
 // association flushes again after its plugin took the completion of a Flush that failed: an association that ended before that may
 // never have got it, and the next one is told again. Likewise a core that dies before it has recorded it. A Flush fails once
 // too often then. The other way round a Flush could succeed though its host never heard of the loss.
-func (v *Volume) mayHaveLost(g *grant) bool {
+func (v *Volume) mayHaveLost(o *op) bool {
+	g := o.grant
 	if g.state.lossTold >= v.losses {
 		return false
 	}
-	if g.said.losses < v.losses || !g.said.heard() {
+	if g.said.losses < v.losses || !g.said.heard() && !o.told {
 		return true
 	}
 	g.state.lossTold = v.losses
@@ -414,7 +420,7 @@ func (v *Volume) Grow(ctx context.Context, size int64) error {
 	}
 	defer unlock()
 	return v.access.reactor.Do(ctx, func() {
-		if n := v.access.extentsOf(size); n > len(v.extents) {
+		if n := v.access.extentsOf(size); v.away == nil && n > len(v.extents) {
 			v.extents = append(v.extents, make([]extentSlot, n-len(v.extents))...)
 			if v.access.metaRestored { // the backup may be from before it was as large
 				v.disown(nil)
@@ -427,9 +433,20 @@ func (v *Volume) Grow(ctx context.Context, size int64) error {
 
 // SetGuard installs a reservation's rule, or takes it away with nil, and returns when
 // every command admitted under the former one has ended; those that were parked are
-// judged again by the new one.
+// judged again by the new one. Where another node drives the volume, it is that one that looks into Meta, and installs what is there.
 func (v *Volume) SetGuard(ctx context.Context, g Guard) error {
-	return v.change(ctx, func() { v.guard = g })
+	if here, err := v.refresh(ctx); err != nil || !here {
+		return err
+	}
+	var done <-chan struct{}
+	if err := v.access.reactor.Do(ctx, func() {
+		if v.guard = g; v.away == nil { // else nothing was admitted here
+			done = v.fenced(nil)
+		}
+	}); err != nil || done == nil {
+		return err
+	}
+	return v.access.reactor.wait(ctx, done)
 }
 
 // change runs fn on the reactor and waits until all that was under way before has ended.

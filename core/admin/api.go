@@ -64,6 +64,7 @@ type Volume struct {
 	ReadOps    uint64    `json:"read_ops"`
 	WriteOps   uint64    `json:"write_ops"`
 	Health     *Health   `json:"health,omitempty"` // at the node that drives it
+	Driver     string    `json:"driver,omitempty"` // node that drives it; of one volume only, not in lists
 }
 
 // Health says how far a volume is from having all its replicas.

@@ -125,6 +125,8 @@ func (e emitter) access(st access.Stats) {
 		e.counter("mooring_volume_read_bytes_total", "Bytes read.", v.ReadBytes, l)
 		e.counter("mooring_volume_write_bytes_total", "Bytes written, zeroed or discarded.", v.WriteBytes, l)
 		e.counter("mooring_volume_errors_total", "Commands that failed.", v.Errors, l)
+		e.counter("mooring_volume_forwarded_total", "Commands that went to the node that drives the volume.", v.Forwarded, l)
+		e.counter("mooring_volume_forwarded_bytes_total", "Bytes of their data.", v.ForwardedBytes, l)
 		e.counter("mooring_volume_corrupt_reads_total", "Reads that found a damaged block on a replica.", v.Corrupt, l)
 		e.counter("mooring_volume_repaired_blocks_total", "Damaged blocks that were repaired from another replica.", v.Repaired, l)
 		e.counter("mooring_volume_resync_bytes_total", "Bytes that were copied to stores that got a replica.", v.Copied, l)

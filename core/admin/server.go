@@ -274,8 +274,10 @@ func (s *Server) show(ctx context.Context, vs []meta.Volume, usersOf func(contex
 		for i := range stats.Volumes {
 			if st := &stats.Volumes[i]; st.Volume == v.ID {
 				o.ReadOps, o.WriteOps = st.Reads, st.Writes
-				o.Health = &Health{
-					Reduced: st.Health.Reduced, Away: st.Health.Away, Left: st.Health.Left, Copied: st.Copied, Joined: st.Joined, Reason: st.Health.Reason,
+				if !st.Away {
+					o.Health = &Health{
+						Reduced: st.Health.Reduced, Away: st.Health.Away, Left: st.Health.Left, Copied: st.Copied, Joined: st.Joined, Reason: st.Health.Reason,
+					}
 				}
 				switch {
 				case st.Trouble != "":
@@ -305,7 +307,13 @@ func (s *Server) presentOne(ctx context.Context, v meta.Volume, err error) (any,
 	if err != nil || len(out) == 0 {
 		return nil, errors.Join(err, meta.ErrNotFound)
 	}
-	return out[0], nil
+	_, by, err := s.Meta.VolumeOwner(ctx, v.ID)
+	if err != nil || by == nil {
+		return out[0], err
+	}
+	n, err := s.Meta.Node(ctx, by.Node)
+	out[0].Driver = n.Name
+	return out[0], err
 }
 
 func (s *Server) volume(r *http.Request) (any, error) {

@@ -82,6 +82,7 @@ type agent struct {
 	seen    sight
 	paths   *path.Engine
 	hosts   *association.Service
+	guards  *association.Guards
 	plugins *supervisor.Supervisor
 	server  *admin.Server
 	metrics string // address that Prometheus can ask; "" is none
@@ -288,9 +289,10 @@ func (a *agent) startReactor(_ context.Context, undo *stack) error {
 		return fmt.Errorf("the disk queue: %w", err)
 	}
 	a.reactor = access.NewReactor(a.queue, access.SystemClock())
+	a.guards = &association.Guards{Meta: a.meta}
 	a.access = access.New(access.Options{
 		Reactor: a.reactor, Meta: newLeases(a.meta, a.session), ExtentBytes: a.meta.Cluster().ExtentBytes, HoldFor: a.cfg.Limits.HoldFor,
-		Incarnation: uint64(time.Now().UnixMilli()), MetaRestored: metaRestored(a.cfg), LossTold: a.lossTold, Logger: a.log,
+		Incarnation: uint64(time.Now().UnixMilli()), MetaRestored: metaRestored(a.cfg), LossTold: a.lossTold, Enforce: a.guards.Enforce, Logger: a.log,
 		Heal: &access.Heal{Rate: a.cfg.Limits.ResyncRate, LostAfter: a.cfg.Limits.LostAfter, Told: a.healing},
 	})
 	// A reactor that waits holds a processor of the scheduler's for some microseconds:
@@ -318,7 +320,7 @@ func (a *agent) startServices(ctx context.Context, undo *stack) error {
 	undo.push(func() error { a.addresses.Close(); return nil })
 	a.paths = path.NewEngine(path.Options{Meta: a.meta, Node: a.node.ID, Policy: a.policy, Logger: a.log.Named("path")})
 	a.hosts = association.New(association.Options{
-		Meta: a.meta, Session: a.session, Node: a.node, Paths: a.paths, Access: a.access, Used: a.used, Journal: a.journal, Logger: a.log,
+		Meta: a.meta, Session: a.session, Node: a.node, Paths: a.paths, Access: a.access, Used: a.used, Journal: a.journal, Guards: a.guards, Logger: a.log,
 	})
 	undo.push(func() error { a.hosts.Close(); return nil })
 	a.plugins, err = supervisor.New(supervisor.Options{

@@ -154,9 +154,7 @@ func (a *agent) moveExtent(ctx context.Context, from *openStore, v meta.Volume, 
 	if err != nil {
 		return fmt.Errorf("extent %d of volume %s: %w", index, v, err)
 	}
-	open, err := a.access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas,
-	})
+	open, err := a.access.Open(ctx, geometry(v))
 	if err != nil {
 		return err
 	}

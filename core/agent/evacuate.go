@@ -217,9 +217,7 @@ func (a *agent) drives(ctx context.Context, v meta.Volume, take bool) (bool, err
 
 // relieve makes a replica of an extent elsewhere, in place of the one on a store.
 func (a *agent) relieve(ctx context.Context, v meta.Volume, r relief) error {
-	open, err := a.access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas,
-	})
+	open, err := a.access.Open(ctx, geometry(v))
 	if err != nil {
 		return err
 	}

@@ -157,6 +157,23 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	return l.of(ctx, v, owner)
 }
 
+// Geometry implements access.Meta.
+func (l leases) Geometry(ctx context.Context, volume uuid.UUID) (access.Geometry, error) {
+	v, err := l.meta.Volume(ctx, volume)
+	return geometry(v), err
+}
+
+// geometry says it as Access does.
+func geometry(v meta.Volume) access.Geometry {
+	return access.Geometry{ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas}
+}
+
+// Epoch implements access.Meta.
+func (l leases) Epoch(ctx context.Context, volume uuid.UUID, h access.Host) (uint64, error) {
+	e, err := l.meta.VolumeEpoch(ctx, volume, h)
+	return uint64(e), err
+}
+
 // Recorded implements access.Meta.
 func (l leases) Recorded(ctx context.Context, volume uuid.UUID) ([]access.Lease, error) {
 	v, err := l.meta.Volume(ctx, volume)
@@ -402,9 +419,7 @@ func (a *agent) Shrunk(ctx context.Context, v meta.Volume) error {
 
 // cut removes what a volume that was made smaller has beyond its end.
 func (a *agent) cut(ctx context.Context, v meta.Volume) error {
-	open, err := a.access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas,
-	})
+	open, err := a.access.Open(ctx, geometry(v))
 	if err != nil {
 		return err
 	}

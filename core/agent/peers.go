@@ -20,7 +20,8 @@ func (a *agent) startLinks(ctx context.Context, undo *stack) error {
 		return nil
 	}
 	a.links = peer.New(peer.Options{
-		Regions: a.access.Regions(), Clock: access.SystemClock().Monotonic, Post: a.reactor.Post, Stores: a.access.PeerStores, Logger: a.log,
+		Regions: a.access.Regions(), Clock: access.SystemClock().Monotonic, Post: a.reactor.Post, Stores: a.access.PeerStores,
+		Nodes: a.access.PeerNode, Driver: a.access, Logger: a.log,
 	})
 	undo.push(a.endLinks)
 	return a.reactor.Drive(ctx, a.links)

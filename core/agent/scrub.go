@@ -13,9 +13,7 @@ import (
 // Scrub implements admin.Agent.
 func (a *agent) Scrub(ctx context.Context, v meta.Volume, progress func(admin.Scrub)) (admin.Scrub, error) {
 	out := admin.Scrub{Volume: v.Name}
-	open, err := a.access.Open(ctx, access.Geometry{
-		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas,
-	})
+	open, err := a.access.Open(ctx, geometry(v))
 	if err != nil {
 		return out, err
 	}

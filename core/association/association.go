@@ -28,10 +28,7 @@ type association struct {
 	sent meta.PathEpoch // the move of the link that its host was told of; under the pair's lock
 
 	mu     sync.Mutex
-	grants map[meta.NSID]*grant // guarded by mu
-	// away are namespaces whose volume another node drives: inaccessible here. With each, how
-	// often its state has changed. Guarded by mu.
-	away   map[meta.NSID]uint64
+	grants map[meta.NSID]*grant   // guarded by mu
 	ended  bool                   // guarded by mu
 	wants  map[meta.NSID]struct{} // whose path the host's writes want here; guarded by mu
 	moving bool                   // a goroutine is at them; guarded by mu
@@ -59,10 +56,6 @@ func (a *association) grantsNow() *proto.Grants {
 			Nsid: uint32(nsid), Handle: g.handle.Index, HandleGeneration: g.handle.Generation,
 			AnaState: g.state, AnaChangeCount: g.changes, PathEpoch: uint64(g.epoch),
 		})
-	}
-	for nsid, changes := range a.away {
-		// Without a handle: there is nothing here that I/O could reach.
-		out.Grants = append(out.Grants, &proto.Grant{Nsid: uint32(nsid), AnaState: proto.AnaState_ANA_INACCESSIBLE, AnaChangeCount: changes})
 	}
 	slices.SortFunc(out.Grants, func(x, y *proto.Grant) int { return int(x.Nsid) - int(y.Nsid) })
 	return out
@@ -179,7 +172,7 @@ func (s *Service) begin(ctx context.Context, l *life, r *proto.AssociateRequest)
 	}
 	a := &association{
 		life: l, host: host, subsystem: sub.NQN, accessPoint: r.AccessPointId, peer: r.Peer, since: time.Now(),
-		grants: map[meta.NSID]*grant{}, away: map[meta.NSID]uint64{}, wants: map[meta.NSID]struct{}{},
+		grants: map[meta.NSID]*grant{}, wants: map[meta.NSID]struct{}{},
 	}
 	if err := s.number(a, r.ControllerId); err != nil {
 		return nil, err
@@ -320,7 +313,7 @@ func (s *Service) withdraw(ctx context.Context, a *association, clean bool) erro
 		handles = append(handles, g.handle)
 	}
 	grants := a.grants
-	a.grants, a.away = map[meta.NSID]*grant{}, map[meta.NSID]uint64{}
+	a.grants = map[meta.NSID]*grant{}
 	a.mu.Unlock()
 	err := a.life.client.Revoke(ctx, handles...)
 	if errors.Is(err, access.ErrStopped) {

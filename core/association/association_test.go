@@ -77,7 +77,8 @@ func newWorld(t *testing.T) *world {
 	queue, err := vfs.NewQueue(vfs.QueueOptions{})
 	w.must(err)
 	reactor := access.NewReactor(queue, access.SystemClock())
-	acc := access.New(access.Options{Reactor: reactor, Meta: noLeases{}, ExtentBytes: 1 << 28, Incarnation: 1, Logger: hclog.NewNullLogger()})
+	guards := &Guards{Meta: m}
+	acc := access.New(access.Options{Enforce: guards.Enforce, Reactor: reactor, Meta: noLeases{}, ExtentBytes: 1 << 28, Incarnation: 1, Logger: hclog.NewNullLogger()})
 	var wg sync.WaitGroup
 	wg.Go(func() { w.must(reactor.Run()) })
 	t.Cleanup(func() { acc.Close(); reactor.Stop(); wg.Wait(); w.must(queue.Close()) })
@@ -88,7 +89,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { stop(); running.Wait() })
 	w.Service = New(Options{
 		Meta: m, Session: session, Node: node, Paths: engine, Access: acc,
-		Used: func() map[uuid.UUID]int64 { return nil }, Journal: journal, Logger: hclog.NewNullLogger(),
+		Used: func() map[uuid.UUID]int64 { return nil }, Journal: journal, Guards: guards, Logger: hclog.NewNullLogger(),
 	})
 	t.Cleanup(w.Close)
 	return w

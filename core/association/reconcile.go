@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -68,6 +67,9 @@ func (s *Service) once(ctx context.Context) error {
 	failed := []error{s.finishEnds(ctx, nil)}
 	v, err := s.read(ctx)
 	if err != nil {
+		return err
+	}
+	if err := s.Access.Relieved(ctx); err != nil {
 		return err
 	}
 	if err := s.adapt(ctx, v); err != nil {
@@ -201,6 +203,16 @@ func (s *Service) adapt(ctx context.Context, v *view) error {
 			if err != nil {
 				return err
 			}
+			here, _, err := open.Driven(ctx)
+			if err != nil {
+				return err
+			}
+			if !here {
+				if err := open.Follow(ctx, now.Bytes, now.IsVolatile()); err != nil {
+					return err
+				}
+				continue
+			}
 			if now.Trim < 0 && now.Bytes == n.volume.Bytes {
 				if err := open.Grow(ctx, now.Bytes); err != nil {
 					return err
@@ -245,7 +257,6 @@ func (s *Service) settle(ctx context.Context, a *association, v *view, paths map
 			want = append(want, n)
 		}
 	}
-	changed = a.notAway(want)
 	if gone := a.missing(want); len(gone) > 0 {
 		var handles []access.Handle
 		for _, g := range gone {
@@ -281,18 +292,6 @@ func (a *association) missing(want []namespace) map[meta.NSID]*grant {
 	return out
 }
 
-// notAway forgets the namespaces that were driven by another node and are not wanted any
-// more, and says whether there were any.
-func (a *association) notAway(want []namespace) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	before := len(a.away)
-	maps.DeleteFunc(a.away, func(nsid meta.NSID, _ uint64) bool {
-		return !slices.ContainsFunc(want, func(n namespace) bool { return n.NSID == nsid })
-	})
-	return len(a.away) < before
-}
-
 // drop forgets grants that have been revoked.
 func (a *association) drop(gone map[meta.NSID]*grant) {
 	a.mu.Lock()
@@ -319,9 +318,6 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 	a.mu.Unlock()
 	if g == nil {
 		vol, err := s.open(ctx, n.volume)
-		if errors.Is(err, meta.ErrConflict) {
-			return a.goneAway(n.NSID), nil // until its driver's Meta session is over
-		}
 		if err != nil {
 			return false, err
 		}
@@ -338,8 +334,7 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 			return false, err
 		}
 		a.mu.Lock()
-		a.grants[n.NSID] = &grant{volume: vol, id: n.volume.ID, handle: h, state: state, changes: a.away[n.NSID] + 1, epoch: p.Epoch}
-		delete(a.away, n.NSID)
+		a.grants[n.NSID] = &grant{volume: vol, id: n.volume.ID, handle: h, state: state, changes: 1, epoch: p.Epoch}
 		a.mu.Unlock()
 		return true, nil
 	}
@@ -359,27 +354,13 @@ func (s *Service) grant(ctx context.Context, a *association, n namespace, p meta
 	return true, nil
 }
 
-// goneAway notes that another node drives a namespace's volume, and says whether that is news.
-func (a *association) goneAway(nsid meta.NSID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if _, known := a.away[nsid]; known {
-		return false
-	}
-	a.away[nsid] = 1
-	return true
-}
-
-// open opens a volume with its present reservation.
+// open opens a volume, which Access has its present reservation put in force for.
 func (s *Service) open(ctx context.Context, v meta.Volume) (*access.Volume, error) {
-	vol, err := s.Access.Open(ctx, access.Geometry{
+	vol, err := s.Access.Use(ctx, access.Geometry{
 		ID: v.ID, Name: v.Name, Size: v.Bytes, BlockSize: v.BlockBytes, Volatile: v.IsVolatile(), Losses: v.Losses, Replicas: v.Replicas,
 	})
 	if err != nil {
 		return nil, err
-	}
-	if err := s.enforce(ctx, vol, v.ID); err != nil {
-		return nil, fmt.Errorf("put the reservation of volume %s in force: %w", v.Name, err)
 	}
 	return vol, nil
 }

@@ -47,11 +47,7 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 	}
 	a.mu.Lock()
 	g := a.grants[meta.NSID(r.Nsid)]
-	_, away := a.away[meta.NSID(r.Nsid)]
 	a.mu.Unlock()
-	if away {
-		return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_RETRY}, nil
-	}
 	if g == nil {
 		return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_INVALID}, nil
 	}
@@ -71,7 +67,7 @@ func (l *life) Reserve(ctx context.Context, r *proto.ReserveRequest) (*proto.Res
 		return &proto.ReserveResponse{Result: proto.ReserveResult_RESERVE_RETRY}, nil
 	}
 	if out.Changed {
-		if err := s.enforce(ctx, g.volume, g.id); err != nil {
+		if err := s.Guards.Enforce(ctx, g.volume); err != nil {
 			return nil, fmt.Errorf("put the reservation in force: %w", err)
 		}
 	}
@@ -101,18 +97,25 @@ func (s *Service) releaseUnits(ctx context.Context, u unended) error {
 		if _, err := s.Meta.Reserve(ctx, g.id, meta.ReserveRequest{ID: uuid.New(), Host: u.host, Action: meta.ReserveReleaseUnit}); err != nil {
 			return fmt.Errorf("end the reservation of a session: %w", err)
 		}
-		if err := s.enforce(ctx, g.volume, g.id); err != nil && !errors.Is(err, access.ErrStopped) {
+		if err := s.Guards.Enforce(ctx, g.volume); err != nil && !errors.Is(err, access.ErrStopped) {
 			return err
 		}
 	}
 	return nil
 }
 
-// enforce installs what Meta says now, not what one request left: of two at once, or
-// of a request and a host that connects, the later state wins whoever comes last.
-func (s *Service) enforce(ctx context.Context, volume *access.Volume, id uuid.UUID) error {
-	defer s.enforcing.lock(id)()
-	state, err := s.Meta.Reservation(ctx, id)
+// Guards put reservations in force.
+type Guards struct {
+	Meta *meta.Meta
+	one  locks[uuid.UUID] // one change of a volume's guard at a time
+}
+
+// Enforce installs what Meta says now, not what one request left: of two at once, or
+// of a request and a host that connects, the later state wins whoever comes last. Where another
+// node drives the volume, that one does it.
+func (g *Guards) Enforce(ctx context.Context, volume *access.Volume) error {
+	defer g.one.lock(volume.ID())()
+	state, err := g.Meta.Reservation(ctx, volume.ID())
 	if err != nil {
 		return err
 	}

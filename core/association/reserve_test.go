@@ -50,14 +50,18 @@ func (s *slowStore) Get(ctx context.Context, key string) (store.KV, error) {
 type noLeases struct{ access.Meta }
 
 func (noLeases) Leases(context.Context, uuid.UUID) ([]access.Lease, error) { return nil, nil }
+func (noLeases) Geometry(context.Context, uuid.UUID) (access.Geometry, error) {
+	return access.Geometry{}, nil
+}
+func (noLeases) Epoch(context.Context, uuid.UUID, access.Host) (uint64, error) { return 0, nil }
 func (noLeases) Allocate(context.Context, uuid.UUID, uint32, []uuid.UUID) (access.Lease, error) {
 	return access.Lease{}, meta.ErrNoStore
 }
 func (noLeases) Deadline() int64 { return math.MaxInt64 }
 
-// A host that connects while another one acquires a reservation does not put the state from
+// Who puts a reservation in force while another host acquires it does not put the state from
 // before in force again.
-func TestReservationOutlivesConnect(t *testing.T) {
+func TestReservationsInOrder(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	must := func(err error) {
@@ -80,7 +84,8 @@ func TestReservationOutlivesConnect(t *testing.T) {
 	queue, err := vfs.NewQueue(vfs.QueueOptions{})
 	must(err)
 	reactor := access.NewReactor(queue, access.SystemClock())
-	a := access.New(access.Options{Reactor: reactor, Meta: noLeases{}, ExtentBytes: 1 << 28, Incarnation: 1, Logger: hclog.NewNullLogger()})
+	guards := &Guards{Meta: m}
+	a := access.New(access.Options{Enforce: guards.Enforce, Reactor: reactor, Meta: noLeases{}, ExtentBytes: 1 << 28, Incarnation: 1, Logger: hclog.NewNullLogger()})
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = reactor.Run() })
 	defer func() {
@@ -93,15 +98,14 @@ func TestReservationOutlivesConnect(t *testing.T) {
 	open, err := s.open(ctx, volume)
 	must(err)
 
-	// One host connects, and has read that there is no reservation.
+	// The reservation is put in force as it is: there is none.
 	read := make(chan struct{})
 	st.mu.Lock()
 	st.read = read
 	st.mu.Unlock()
 	connected := make(chan error, 1)
 	go func() {
-		_, err := s.open(ctx, volume)
-		connected <- err
+		connected <- guards.Enforce(ctx, open)
 	}()
 	<-read
 	// Another one acquires it.
@@ -115,8 +119,8 @@ func TestReservationOutlivesConnect(t *testing.T) {
 		}
 	}
 	enforced := make(chan error, 1)
-	go func() { enforced <- s.enforce(ctx, open, volume.ID) }()
-	select { // it is answered at once, or waits for the host that connects
+	go func() { enforced <- guards.Enforce(ctx, open) }()
+	select { // it is answered at once, or waits for the other
 	case err := <-enforced:
 		enforced <- err
 	case <-time.After(100 * time.Millisecond):

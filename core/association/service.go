@@ -36,6 +36,7 @@ type Options struct {
 	Access  *access.Access
 	Used    func() map[uuid.UUID]int64 // bytes on disk, by volume
 	Journal *meta.Journal
+	Guards  *Guards // as Access uses them
 	Logger  hclog.Logger
 }
 
@@ -47,8 +48,7 @@ type Service struct {
 
 	refusals refusals
 
-	pairs     locks[pair]      // one beginning, end, or change of paths of a pair at a time
-	enforcing locks[uuid.UUID] // one change of a volume's guard at a time
+	pairs locks[pair] // one beginning, end, or change of paths of a pair at a time
 
 	mu      sync.Mutex
 	lives   map[*life]struct{}

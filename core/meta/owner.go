@@ -2,6 +2,7 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -127,4 +128,10 @@ func (m *Meta) activeVolume(ctx context.Context, id uuid.UUID) (Volume, store.Re
 		return v, rev, fmt.Errorf("volume %s: %w", id, err)
 	}
 	return v, rev, nil
+}
+
+// IsHeld says whether an error is that another session owns a volume.
+func IsHeld(err error) bool {
+	var held *HeldError
+	return errors.As(err, &held)
 }

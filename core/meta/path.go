@@ -200,6 +200,26 @@ func (m *Meta) Path(ctx context.Context, k PathKey) (Path, error) {
 	return p, nil
 }
 
+// VolumeEpoch is the epoch of a host's path to a volume: of the namespace that it is for the host's protocol. 0: there is no path.
+func (m *Meta) VolumeEpoch(ctx context.Context, volume uuid.UUID, h HostID) (PathEpoch, error) {
+	at, _, err := load[Attachments](ctx, m, keyAttached(volume))
+	if isNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("where volume %s is attached: %w", volume, err)
+	}
+	nqn, id := at.at(h.Protocol)
+	if *nqn == "" {
+		return 0, nil
+	}
+	p, err := m.Path(ctx, NewPathKey(h, *nqn, *id))
+	if isNotFound(err) {
+		return 0, nil
+	}
+	return p.Epoch, err
+}
+
 // amongRaises runs read while a host's raises do not change, and returns them. Raises and
 // moves of different moments would add up to the epoch of another path.
 func (m *Meta) amongRaises(ctx context.Context, nqn string, h HostID, read func() error) (PathEpoch, error) {

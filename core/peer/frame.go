@@ -8,10 +8,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/sdk/ring"
 )
 
 // version is of the protocol; an end that hears another one ends the connection.
-const version = 1
+const version = 2
 
 // A frame is a header and a payload. Integers are little-endian.
 //
@@ -28,6 +29,9 @@ const version = 1
 //	44  zero     4
 //	48  generation 8
 //	56  zero     8
+//
+// A command has its handle's index and generation in store and index, the range in bytes in volume, the operation in block; an
+// answer has the status and info (in generation) of a ring's completion.
 const headerBytes = 64
 
 // Bounds of what a frame may ask for.
@@ -59,10 +63,19 @@ const (
 	kindDelete
 	kindMapped     // which regions have data
 	kindDeleteFrom // some of the extents of a volume from index on; block of the reply: 1 if there are more
+	kindGrant      // a handle for a host's commands for a volume
+	kindRevoke     // it is not used any more; no reply
+	kindCommand    // of a host
+	kindAnswer     // to a command
+	kindRefresh    // of what Meta says of a volume's reservation
 	kindEnd
 )
 
-const flagDurable = 1
+const (
+	flagDurable = 1
+	flagTold    = 1 << 7 // of a command; beside a ring's flags
+	ringFlags   = uint8(ring.FlagFUA | ring.FlagDeallocate)
+)
 
 // header is the fixed part of a frame.
 type header struct {
@@ -111,15 +124,33 @@ func (h *header) parse(b []byte) error {
 	if le.Uint32(b[44:]) != 0 || le.Uint64(b[56:]) != 0 {
 		return malformed("reserved bytes are not zero")
 	}
-	if h.flags&^flagDurable != 0 {
+	allowed, statuses := uint8(flagDurable), status(1)
+	switch h.kind {
+	case kindCommand:
+		allowed = ringFlags | flagTold
+	case kindReply:
+		statuses = statusEnd
+	case kindAnswer:
+		if statuses = status(ring.StatusWriteLost) + 1; h.status == status(StatusNotDriven) {
+			statuses = h.status + 1
+		}
+	default:
+	}
+	if h.flags&^allowed != 0 {
 		return malformed("flags %#x", h.flags)
 	}
-	if h.status != statusOK && h.kind != kindReply || h.status >= statusEnd {
+	if h.status >= statuses {
 		return malformed("status %d in a frame of type %d", h.status, h.kind)
 	}
 	longest := uint32(0)
 	switch h.kind {
-	case kindHello, kindFlush, kindZero, kindClean, kindDelete, kindMapped, kindDeleteFrom:
+	case kindHello, kindFlush, kindZero, kindClean, kindDelete, kindMapped, kindDeleteFrom, kindRevoke, kindRefresh:
+	case kindGrant:
+		longest = wishBytes + maxHostName
+	case kindCommand:
+		longest = maxCommand
+	case kindAnswer:
+		longest = maxCommand
 	case kindRead:
 		if h.blocks == 0 || h.blocks > maxReadBlocks {
 			return malformed("a read of %d blocks", h.blocks)
@@ -315,13 +346,20 @@ const (
 	statusInvalid
 	statusClosed
 	statusNoStore
+	statusNotDriven
+	statusNotNow // it may be possible later
 	statusEnd
 )
 
 var statusErrors = [statusEnd]error{
 	statusMissing: extent.ErrMissing, statusFenced: extent.ErrFenced, statusCorrupt: extent.ErrCorrupt, statusNoSpace: extent.ErrNoSpace,
 	statusFailed: extent.ErrStoreFailed, statusInvalid: extent.ErrInvalid, statusClosed: extent.ErrClosed, statusNoStore: ErrLost,
+	statusNotDriven: ErrNotDriven, statusNotNow: errNotNow,
 }
+
+var errNotNow = errors.New("the other node cannot do it now")
+
+func generationOf(info uint64) extent.Generation { return extent.Generation(info) }
 
 // statusOf says on the wire what a store said.
 func statusOf(err error) status {

@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/mooring-io/mooring/core/extent"
+	"github.com/mooring-io/mooring/core/meta"
+	"github.com/mooring-io/mooring/sdk/ring"
 )
 
 var (
@@ -33,6 +35,12 @@ func headers() []header {
 		{kind: kindDelete},
 		{kind: kindMapped},
 		{kind: kindDeleteFrom, id: extent.ID{Volume: idA, Index: 1}},
+		{kind: kindGrant, tag: 3, length: wishBytes + 1, id: extent.ID{Volume: idA}},
+		{kind: kindRevoke, store: 4, id: extent.ID{Index: 2}},
+		{kind: kindRefresh, id: extent.ID{Volume: idB}},
+		{kind: kindCommand, flags: ringFlags | flagTold, block: uint32(ring.OpWrite), length: maxCommand},
+		{kind: kindAnswer, status: status(ring.StatusWriteLost), gen: 1 << 60, length: maxCommand},
+		{kind: kindAnswer, status: status(StatusNotDriven)},
 	}
 }
 
@@ -78,6 +86,13 @@ func TestWrongHeaders(t *testing.T) {
 		"too long a reply":   func(b []byte) { b[0] = byte(kindReply); le.PutUint32(b[4:], maxReadBlocks*dataBytes+1) },
 		"too long a seal":    func(b []byte) { b[0] = byte(kindSeal); le.PutUint32(b[4:], 1<<20) },
 		"data with a delete": func(b []byte) { b[0] = byte(kindDelete) },
+		"too long a wish":    func(b []byte) { b[0] = byte(kindGrant) },
+		"too long a command": func(b []byte) { b[0] = byte(kindCommand); le.PutUint32(b[4:], maxCommand+1) },
+		"flag of a command":  func(b []byte) { b[0], b[1] = byte(kindCommand), 4 },
+		"flag of an answer":  func(b []byte) { b[0], b[1] = byte(kindAnswer), 2 },
+		"status of command":  func(b []byte) { b[0], b[2] = byte(kindCommand), 1 },
+		"status of answer":   func(b []byte) { b[0], b[2] = byte(kindAnswer), byte(ring.StatusWriteLost)+1 },
+		"data with a revoke": func(b []byte) { b[0] = byte(kindRevoke) },
 	} {
 		h := header{kind: kindWrite, length: dataBytes, blocks: 1}
 		b := h.append(nil)
@@ -134,6 +149,84 @@ func TestPayloads(t *testing.T) {
 		if _, err := parseSeal(b, 1); !errors.Is(err, errFrame) {
 			t.Errorf("a seal of %d members: %v", n, err)
 		}
+	}
+}
+
+// commands are one of each.
+func commands() []header {
+	var all []header
+	for op := ring.OpRead; op <= ring.OpAbort; op++ {
+		h := header{kind: kindCommand, tag: 5, block: uint32(op)}
+		switch op {
+		case ring.OpFlush:
+			h.flags = flagTold
+		case ring.OpAbort:
+		default:
+			h.setRange(8192, 4096)
+		}
+		switch op {
+		case ring.OpWrite, ring.OpCompare:
+			h.length = 4096
+		case ring.OpCompareAndWrite:
+			h.length = 8192
+		default:
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
+func TestCommands(t *testing.T) {
+	for _, h := range commands() {
+		e, err := h.entry()
+		if err != nil || e.Op != ring.Op(h.block) || e.Tag != 5 && e.Op != ring.OpAbort {
+			t.Errorf("%+v is %+v, %v", h, e, err)
+		}
+	}
+	for name, change := range map[string]func(h *header){
+		"no operation":        func(h *header) { h.block = 0 },
+		"unknown operation":   func(h *header) { h.block = 10 },
+		"operation beyond 8":  func(h *header) { h.block += 256 },
+		"tag":                 func(h *header) { h.tag = MaxCommands },
+		"range and data":      func(h *header) { h.length = 512 },
+		"nothing":             func(h *header) { h.setRange(0, 0); h.length = 0 },
+		"wraps around":        func(h *header) { h.setRange(1<<63-1, 4096) },
+		"told of a write":     func(h *header) { h.flags = flagTold },
+		"data of a read":      func(h *header) { h.block = uint32(ring.OpRead) },
+		"too long a read":     func(h *header) { h.block = uint32(ring.OpRead); h.length = 0; h.setRange(0, maxCommand+1) },
+		"range of a flush":    func(h *header) { h.block, h.length = uint32(ring.OpFlush), 0 },
+		"range of an abort":   func(h *header) { h.block, h.length = uint32(ring.OpAbort), 0 },
+		"deallocating a read": func(h *header) { h.block, h.length, h.flags = uint32(ring.OpRead), 0, uint8(ring.FlagDeallocate) },
+	} {
+		h := header{kind: kindCommand, tag: 5, block: uint32(ring.OpWrite), length: 4096}
+		h.setRange(8192, 4096)
+		change(&h)
+		if e, err := h.entry(); !errors.Is(err, errFrame) {
+			t.Errorf("%s: %+v, %v", name, e, err)
+		}
+	}
+}
+
+func TestWishes(t *testing.T) {
+	w := Wish{Host: meta.HostID{Protocol: meta.ISCSI, Name: "iqn.2026-11.io.mooring:h", ID: meta.UID{1, 2}}, Epoch: 1 << 40, Told: 3}
+	b := appendWish(nil, &w)
+	if got, err := parseWish(b); err != nil || got != w {
+		t.Errorf("%+v became %+v, %v", w, got, err)
+	}
+	for n := range wishBytes + 1 {
+		if _, err := parseWish(b[:n]); !errors.Is(err, errFrame) {
+			t.Errorf("cut to %d bytes: %v", n, err)
+		}
+	}
+	for _, p := range []byte{0, 3, 255} {
+		b[16] = p
+		if _, err := parseWish(b); !errors.Is(err, errFrame) {
+			t.Errorf("protocol %d: %v", p, err)
+		}
+	}
+	b[16] = 1
+	if _, err := parseWish(append(b, make([]byte, maxHostName)...)); !errors.Is(err, errFrame) {
+		t.Errorf("too long a name: %v", err)
 	}
 }
 

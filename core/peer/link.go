@@ -19,6 +19,7 @@ type link struct {
 	flights []flight // by tag
 	free    []uint32
 	ended   func(error)
+	driver  *Node // nil: not told of yet
 }
 
 // flight is a request under way.
@@ -203,6 +204,13 @@ func (k *link) place(h *header) ([]byte, error) {
 			return f.io.Buf, nil // it may be cut off in the middle: the request fails then
 		}
 	}
+	if h.kind == kindAnswer && h.length > 0 && k.driver != nil {
+		c, err := k.driver.command(h)
+		if err != nil {
+			return nil, err
+		}
+		return c.Buf, nil
+	}
 	if h.length > maxControl && h.kind != kindStores {
 		return nil, malformed("%d bytes of control", h.length)
 	}
@@ -227,6 +235,8 @@ func (k *link) take(h *header, p []byte) error {
 		return malformed("it does not begin with hello")
 	case h.kind == kindStores:
 		return k.announced(p)
+	case h.kind == kindAnswer && k.driver != nil:
+		return k.driver.answered(h, p)
 	case h.kind != kindReply:
 		return malformed("type %d from a server", h.kind)
 	}
@@ -239,7 +249,7 @@ func (k *link) take(h *header, p []byte) error {
 	}
 	done := k.arrive(h.tag)
 	err = statusErrors[h.status]
-	if err != nil {
+	if err != nil && done.store != nil {
 		err = fmt.Errorf("store %s of node %s: %w", done.store.id, k.node, err)
 	}
 	if done.io == nil {
@@ -282,6 +292,12 @@ func (k *link) announced(p []byte) error {
 	}
 	k.stores = now
 	k.links.o.Stores(k.node, now)
+	if k.driver == nil { // from now on it serves us
+		k.driver = newNode(k)
+		if k.links.o.Nodes != nil {
+			k.links.o.Nodes(k.node, k.driver)
+		}
+	}
 	return nil
 }
 
@@ -305,16 +321,29 @@ func (k *link) fail(err error) {
 		}
 		k.arrive(uint32(tag))
 		if f.io == nil {
-			f.reply(nil, nil, f.store.lost())
+			f.reply(nil, nil, k.lost(f.store))
 			continue
 		}
 		f.io.Err = f.store.lost()
 		l.ended = append(l.ended, f.io)
 	}
 	l.o.Stores(k.node, nil)
+	if k.driver != nil {
+		k.driver.lose()
+		if l.o.Nodes != nil {
+			l.o.Nodes(k.node, nil)
+		}
+	}
 	if k.ended != nil {
 		k.ended(err)
 	}
+}
+
+func (k *link) lost(s *Store) error {
+	if s == nil {
+		return fmt.Errorf("node %s: %w", k.node, ErrLost)
+	}
+	return s.lost()
 }
 
 // watch looks after what takes too long, while anything is under way.
@@ -337,6 +366,13 @@ func (l *Links) watch() {
 func (l *Links) expire() bool {
 	now, busy := l.o.Clock(), false
 	for _, k := range l.to {
+		if k.driver != nil {
+			late, some := k.driver.late(now)
+			if busy = busy || some; late {
+				k.fail(fmt.Errorf("%w: it does not answer a host's command", ErrLost))
+				continue
+			}
+		}
 		for _, f := range k.flights {
 			if f.until == 0 {
 				continue

@@ -1,4 +1,5 @@
-// Package peer is the data path between cores: one node drives replicas that lie on another's stores. It owns the frames, the
+// Package peer is the data path between cores: one node drives replicas that lie on another's stores, and forwards its hosts' commands for
+// volumes that another one drives. It owns the frames, the
 // links to other nodes and what is under way on them, and the service that this node's stores give to others. It does not own
 // who is a member and where it listens (package meta), what a replica refuses (package extent), or which requests are made,
 // in which order and what follows from their failure (package access).
@@ -51,6 +52,10 @@ type Options struct {
 	// Stores hears, on the reactor, which stores a node serves now; those that it does not name are gone, and their requests
 	// ended. nil: the link is broken.
 	Stores func(node uuid.UUID, all []*Store)
+	// Nodes hears, on the reactor, that commands can be forwarded to a node; nil: not any more, and what was under way is lost.
+	// It may be nil, and so may Driver: nothing is forwarded then.
+	Nodes  func(node uuid.UUID, n *Node)
+	Driver Driver // takes what others forward
 	Logger hclog.Logger
 }
 
@@ -78,6 +83,7 @@ type Links struct {
 	from    map[uuid.UUID]*service // by node, those that ask us; with successors that wait
 	ending  []*service             // replaced, with requests under way
 	ended   []*extent.IO           // complete, Done not called yet
+	forgone []*Command             // lost, Done not called yet
 	timing  bool
 	memory  int // maxUnderWay; tests make it small
 	buffers buffers
@@ -87,6 +93,7 @@ type Links struct {
 // Stats are counters since the start.
 type Stats struct {
 	Asked, Answered   uint64 // requests of ours, and of others
+	Forwarded, Driven uint64 // commands, of ours and of others
 	BytesOut, BytesIn uint64 // as frames, before encryption
 	Broken            uint64 // links that broke
 	Refused           uint64 // connections ended for what they sent
@@ -161,7 +168,7 @@ func (l *Links) Publish() {
 
 // Sleep says whether the reactor may wait.
 func (l *Links) Sleep() bool {
-	if len(l.ended) > 0 {
+	if len(l.ended)+len(l.forgone) > 0 {
 		return false
 	}
 	for _, k := range l.to {
@@ -189,6 +196,13 @@ func (l *Links) finish() int {
 		io.Done(io)
 	}
 	l.ended = l.ended[:0]
+	n += len(l.forgone)
+	for i := 0; i < len(l.forgone); i++ {
+		c := l.forgone[i]
+		l.forgone[i] = nil
+		c.Done(c)
+	}
+	l.forgone = l.forgone[:0]
 	return n
 }
 
@@ -214,7 +228,7 @@ func (l *Links) Idle() bool {
 }
 
 // buffers are core memory for others' data, by size.
-type buffers struct{ classes [11][][]byte }
+type buffers struct{ classes [12][][]byte }
 
 func bufferClass(blocks uint32) int {
 	c := 0

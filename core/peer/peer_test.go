@@ -14,6 +14,7 @@ import (
 
 	"github.com/mooring-io/mooring/core/extent"
 	"github.com/mooring-io/mooring/core/vfs"
+	"github.com/mooring-io/mooring/sdk/ring"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -670,7 +671,12 @@ func FuzzService(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	for _, h := range commands() {
+		f.Add(append(append(bytes.Clone(hello), h.append(nil)...), make([]byte, h.length)...))
+	}
 	s := newServer(f, 1)
+	k := &keeper{}
+	s.links.o.Driver = k
 	c := newClient(s)
 	c.connect()
 	st := c.store()
@@ -684,6 +690,12 @@ func FuzzService(f *testing.F) {
 			s.turn()
 		}
 		a.Close()
+		for _, g := range k.guests {
+			for len(g.under) > 0 {
+				g.answer(0, ring.StatusAborted)
+			}
+		}
+		k.guests = nil
 		s.until(func() bool { return s.links.Idle() })
 		if err := c.do(&extent.IO{Op: extent.OpFlush, Durable: true}); err != nil {
 			t.Fatal(err)
@@ -702,6 +714,9 @@ func FuzzService(f *testing.F) {
 		}
 		if w, err := parseSealed(b); err == nil && !bytes.Equal(appendSealed(nil, &w), b) {
 			t.Fatal("a sealed state is encoded otherwise")
+		}
+		if w, err := parseWish(b); err == nil && !bytes.Equal(appendWish(nil, &w), b) {
+			t.Fatal("a wish is encoded otherwise")
 		}
 		if w, err := parseStores(b); err == nil && !bytes.Equal(appendStores(nil, w), b) {
 			t.Fatal("stores are encoded otherwise")

@@ -20,6 +20,8 @@ type service struct {
 	bytes    int      // of data that they hold
 	pending  []byte   // memory of the write that is being read
 	spare    []*request
+	guest    Guest   // what drives volumes for the node; nil: it has forwarded nothing
+	caller   *Caller // with guest
 }
 
 // request is one of another node's requests, at a store of ours.
@@ -77,16 +79,32 @@ func (s *service) announce() {
 
 // paused: requests wait while a former connection drains, while they hold as much memory as they may, and while their answers are not taken.
 func (s *service) paused() bool {
-	return !s.serving && s.hello || s.bytes > s.links.memory || s.underWay >= maxRequests || s.unsent > maxUnsent/2
+	return !s.serving && s.hello || s.bytes > s.links.memory || s.requests() >= maxRequests || s.unsent > maxUnsent/2
+}
+
+// requests is how many requests to replicas are under way.
+func (s *service) requests() int {
+	if s.caller == nil {
+		return s.underWay
+	}
+	return s.underWay - s.caller.under
 }
 
 func (s *service) place(h *header) ([]byte, error) {
-	if h.kind != kindWrite {
+	blocks := h.blocks
+	switch h.kind {
+	case kindWrite:
+	case kindCommand:
+		blocks = (h.length + dataBytes - 1) / dataBytes
+	default:
 		return s.small(h.length), nil
 	}
-	buf, err := s.links.buffers.take(h.blocks)
+	buf, err := s.links.buffers.take(blocks)
 	s.pending = buf
-	return buf, err
+	if err != nil {
+		return nil, err
+	}
+	return buf[:h.length], nil
 }
 
 func (s *service) take(h *header, p []byte) error {
@@ -98,10 +116,13 @@ func (s *service) take(h *header, p []byte) error {
 		return nil
 	case !s.hello:
 		return malformed("it does not begin with hello")
-	case h.kind == kindHello || h.kind == kindStores || h.kind == kindReply:
+	case h.kind == kindHello || h.kind == kindStores || h.kind == kindReply || h.kind == kindAnswer:
 		return malformed("type %d from a client", h.kind)
 	}
 	s.pending = nil
+	if h.kind >= kindGrant {
+		return s.forwarded(h, p)
+	}
 	s.links.stats.Answered++
 	var store *extent.Store
 	for _, v := range s.links.served {
@@ -264,6 +285,9 @@ func (s *service) fail(err error) {
 	if s.pending != nil {
 		l.buffers.give(s.pending)
 		s.pending = nil
+	}
+	if s.guest != nil {
+		s.guest.Close()
 	}
 	if s.unsettled() != nil {
 		l.ending = append(l.ending, s)

@@ -24,6 +24,7 @@ import (
 // load is one host that writes and reads back all the time.
 type load struct {
 	n      *node
+	from   nvme.LBA     // of the 64 blocks that it uses
 	done   atomic.Int64 // commands that were answered well
 	gap    atomic.Int64 // the longest time between two of them, ns
 	stop   chan struct{}
@@ -31,8 +32,10 @@ type load struct {
 	failed error // valid once it has ended
 }
 
-func (n *node) load(c *nvmehost.Controller) *load {
-	l := &load{n: n, stop: make(chan struct{})}
+func (n *node) load(c *nvmehost.Controller) *load { return n.loadAt(c, 0) }
+
+func (n *node) loadAt(c *nvmehost.Controller, from nvme.LBA) *load {
+	l := &load{n: n, from: from, stop: make(chan struct{})}
 	l.ended.Go(func() { l.failed = l.run(c) })
 	n.t.Cleanup(l.end)
 	return l
@@ -48,7 +51,7 @@ func (l *load) run(c *nvmehost.Controller) error {
 		default:
 		}
 		binary.LittleEndian.PutUint64(block, i)
-		lba := nvme.LBA(i % 64)
+		lba := l.from + nvme.LBA(i%64)
 		if err := again(func() error { return c.Write(l.n.ctx, 1, lba, block, false) }); err != nil {
 			return fmt.Errorf("write %d: %w", i, err)
 		}

@@ -350,9 +350,11 @@ func (n *node) serve(volume string) {
 }
 
 // connect connects the test's host.
-func (n *node) connect() *nvmehost.Controller {
+func (n *node) connect() *nvmehost.Controller { return n.connectAs(hostNQN, 1) }
+
+func (n *node) connectAs(host string, id byte) *nvmehost.Controller {
 	n.t.Helper()
-	c, err := nvmehost.Connect(n.ctx, n.nvme, nqn, nvmehost.Options{HostNQN: hostNQN, HostID: nvme.HostID{15: 1}, Queues: 1, KeepAlive: 10 * time.Second})
+	c, err := nvmehost.Connect(n.ctx, n.nvme, nqn, nvmehost.Options{HostNQN: host, HostID: nvme.HostID{15: id}, Queues: 1, KeepAlive: 10 * time.Second})
 	if err != nil {
 		n.t.Fatalf("connect to %s: %v\n%s", n.name, err, n.log.String())
 	}

@@ -50,6 +50,9 @@ type Meta interface {
 	// returns the leases of its extents by index. It may return fewer than the
 	// volume has; the rest are not allocated.
 	Leases(ctx context.Context, volume uuid.UUID) ([]Lease, error)
+	// Yield ends this core's ownership of a volume, of which nothing is under way any more: it passes to the session of a node,
+	// with uuid.Nil to whoever takes it next.
+	Yield(ctx context.Context, volume, node uuid.UUID) error
 	// Geometry describes a volume as it is now.
 	Geometry(ctx context.Context, volume uuid.UUID) (Geometry, error)
 	// Epoch is the path epoch of a host and a volume, as it is now.

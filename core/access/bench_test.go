@@ -169,6 +169,7 @@ func (r *benchRig) newClient(b *testing.B, name string) (*Client, *ring.CoreEnd,
 // benchMeta allocates each extent once and has no end of its leases.
 type benchMeta struct{ store uuid.UUID }
 
+func (*benchMeta) Yield(context.Context, uuid.UUID, uuid.UUID) error         { return nil }
 func (m *benchMeta) Leases(context.Context, uuid.UUID) ([]Lease, error)      { return nil, nil }
 func (m *benchMeta) Lease(context.Context, uuid.UUID, uint32) (Lease, error) { return Lease{}, nil }
 func (m *benchMeta) set() []extent.Member                                    { return []extent.Member{{Store: m.store, Incarnation: 1}} }

@@ -362,7 +362,7 @@ type clusterMeta struct {
 	ext      map[uuid.UUID]map[uint32]metaExtent
 	gate     func(what string) error // asked first, without the lock
 	changes  int                     // of sets
-	sessions meta.SessionID
+	begun    []*session
 	about    map[uuid.UUID]Geometry
 	epochs   map[Host]uint64
 }
@@ -391,8 +391,8 @@ func newClusterMeta(replicas int) *clusterMeta {
 func (m *clusterMeta) begin(node int, by uuid.UUID) *session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.sessions++
-	s := &session{node: node, by: by, id: m.sessions}
+	s := &session{node: node, by: by, id: meta.SessionID(len(m.begun) + 1)}
+	m.begun = append(m.begun, s)
 	s.deadline.Store(math.MaxInt64)
 	return s
 }
@@ -461,6 +461,29 @@ func (m *nodeMeta) Leases(_ context.Context, v uuid.UUID) ([]Lease, error) {
 		m.terms[v]++
 	}
 	return m.recorded(v), nil
+}
+
+func (m *nodeMeta) Yield(_ context.Context, v, to uuid.UUID) error {
+	if err := m.ask("yield"); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.owners[v] != m.session {
+		return nil
+	}
+	if to == uuid.Nil {
+		delete(m.owners, v)
+		return nil
+	}
+	for _, s := range m.begun {
+		if s.by == to && !s.over {
+			m.owners[v] = s
+			m.terms[v]++
+			return nil
+		}
+	}
+	return meta.ErrNotFound
 }
 
 func (m *nodeMeta) Geometry(_ context.Context, v uuid.UUID) (Geometry, error) {

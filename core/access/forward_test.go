@@ -408,6 +408,23 @@ func (h *everywhere) join(i int) {
 	_, h.handles[i] = h.nodes[i].use(h.id, int64(h.size*blockBytes), host, h.lives)
 }
 
+// yield has whoever drives the volume give it up for a node, which may be the same.
+func (h *everywhere) yield(to *node) error {
+	for _, n := range h.nodes {
+		v, err := n.access.Lookup(h.ctx, h.id)
+		if err != nil || v == nil {
+			continue // it is dead
+		}
+		if here, _, err := v.Driven(h.ctx); err != nil || !here {
+			continue
+		}
+		if err := n.access.Yield(h.ctx, v, to.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (h *everywhere) round() {
 	at := map[*step]*node{}
 	for range 4 + h.rng.IntN(16) {
@@ -418,7 +435,17 @@ func (h *everywhere) round() {
 	}
 	n := h.nodes[h.rng.IntN(3)]
 	over, stuck := false, false
-	switch h.rng.IntN(5) {
+	switch h.rng.IntN(7) {
+	case 5:
+		h.must(h.yield(h.nodes[h.rng.IntN(3)]))
+		h.did["yielded"]++
+	case 6:
+		to, ended := h.nodes[h.rng.IntN(3)], make(chan error)
+		go func() { ended <- h.yield(to) }()
+		h.kill(n)
+		if err := <-ended; err != nil {
+			h.did["yielded in vain"]++
+		}
 	case 0:
 		h.kill(n)
 	case 1:

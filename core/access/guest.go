@@ -15,6 +15,7 @@ import (
 // guest is the connection of a node that forwards commands: a client whose port is fed by a link in place of a ring.
 type guest struct {
 	access *Access
+	node   uuid.UUID
 	caller *peer.Caller
 	client *Client
 	port   *port
@@ -28,7 +29,7 @@ var errTooMany = errors.New("the node has too many handles")
 // Guest implements peer.Driver.
 func (a *Access) Guest(node uuid.UUID, caller *peer.Caller) peer.Guest {
 	c := &Client{access: a, name: "node " + node.String(), log: a.log.Named("client").With("node", node)}
-	g := &guest{access: a, caller: caller, client: c}
+	g := &guest{access: a, node: node, caller: caller, client: c}
 	g.port = &port{client: c, access: a, guest: g, inflight: make([]*op, peer.MaxCommands)}
 	c.ports = append(c.ports, g.port)
 	a.clients[c] = struct{}{}

@@ -118,6 +118,8 @@ func (m *fakeMeta) Leases(ctx context.Context, v uuid.UUID) ([]Lease, error) {
 	return m.Recorded(ctx, v)
 }
 
+func (m *fakeMeta) Yield(context.Context, uuid.UUID, uuid.UUID) error { return nil }
+
 func (m *fakeMeta) Geometry(_ context.Context, v uuid.UUID) (Geometry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -94,7 +94,7 @@ func (a *Access) scrub(ctx context.Context, v *Volume, r span) (scrubbing, error
 // inner runs a command of our own and waits for its end.
 func (a *Access) inner(ctx context.Context, v *Volume, kind ring.Op, r span, in inner) error {
 	return a.ask(ctx, func(done func(error)) {
-		if v.closed || r.from >= int64(len(v.extents))*a.extentBytes {
+		if v.closed || v.leaving || r.from >= int64(len(v.extents))*a.extentBytes {
 			done(ErrChanged)
 			return
 		}

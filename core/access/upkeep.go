@@ -70,7 +70,8 @@ func (m *marks) next(from uint32, differs extent.Regions) (first, end uint32, ok
 	}
 }
 
-// upkeep looks after replicas in the background: what members may differ in is made equal, and what is quiet is cleaned.
+// upkeep looks after volumes in the background: what members may differ in is made equal, and what is quiet is cleaned; a volume
+// that is used from another node follows.
 func (a *Access) upkeep() {
 	tick := time.NewTicker(quietFor)
 	defer tick.Stop()
@@ -86,6 +87,7 @@ func (a *Access) upkeep() {
 					v.beginUpkeep()
 				}
 			}
+			a.follow()
 		}) != nil {
 			return
 		}
@@ -108,7 +110,7 @@ const tendScan = 1024
 // tend does one thing, and goes on when that is done.
 func (v *Volume) tend() {
 	again := func(ring.Status) { v.access.reactor.Post(v.tend) }
-	for n := 0; v.tendAt < len(v.extents) && !v.closed; v.tendAt, v.tendRegion = v.tendAt+1, 0 {
+	for n := 0; v.tendAt < len(v.extents) && !v.closed && !v.leaving; v.tendAt, v.tendRegion = v.tendAt+1, 0 {
 		e := &v.extents[v.tendAt]
 		if n++; n > tendScan {
 			again(ring.StatusOK)

@@ -62,6 +62,9 @@ type Volume struct {
 	seq       uint64
 	fences    []*fence
 	closed    bool
+	leaving   bool   // it is being given up
+	parting   opList // commands that came meanwhile
+	origin    origin
 	stats     VolumeStats
 	troubled  int64  // when trouble was logged last, CLOCK_MONOTONIC ns
 	disowned  string // why some extents are not served for good; "": all are
@@ -115,7 +118,7 @@ func (v *Volume) enter(o *op, e *ring.Entry) {
 	v.begin(o)
 }
 
-// begin lets o in, under the path epoch of now, or has it wait at its grant's door. What
+// begin lets o in, under the path epoch of now, or has it wait: at its grant's door, or while v is given up. What
 // waits there counts for nothing but its grant: no fence waits for it, and a higher epoch
 // does not end it, since the host has not given it up.
 func (v *Volume) begin(o *op) {
@@ -129,6 +132,13 @@ func (v *Volume) begin(o *op) {
 			return
 		}
 		o.fail(ring.StatusPathLost, 0) // it has waited at its node's door, and is of a path that was left
+	}
+	if o.status == ring.StatusOK && v.leaving {
+		v.parting.push(o)
+		return
+	}
+	if v.away == nil {
+		v.origin.count(o.port.guest)
 	}
 	o.begun, o.epoch = true, o.grant.path.Epoch
 	o.seq = v.seq

@@ -157,6 +157,23 @@ func (l leases) Leases(ctx context.Context, volume uuid.UUID) ([]access.Lease, e
 	return l.of(ctx, v, owner)
 }
 
+// Yield implements access.Meta.
+func (l leases) Yield(ctx context.Context, volume, node uuid.UUID) error {
+	if node == uuid.Nil {
+		return l.meta.YieldVolume(ctx, l.session, volume, 0)
+	}
+	sessions, err := l.meta.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		if s.Node == node {
+			return l.meta.YieldVolume(ctx, l.session, volume, s.ID)
+		}
+	}
+	return fmt.Errorf("node %s has no Meta session: %w", node, meta.ErrNotFound)
+}
+
 // Geometry implements access.Meta.
 func (l leases) Geometry(ctx context.Context, volume uuid.UUID) (access.Geometry, error) {
 	v, err := l.meta.Volume(ctx, volume)

@@ -38,3 +38,18 @@ func TestForward(t *testing.T) {
 	here := a.loadAt(a.connectAs(hostNQN+":a", 9), 5000)
 	here.goesOn(200)
 }
+
+// A volume whose host uses it from another node than the one that drives it comes to be driven there, and the host sees a short pause.
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	nodes := form(t, "a", "b", "c")
+	a, b := nodes[0], nodes[1]
+	a.serveTwice()
+	replicated(nodes, a.connect())
+	l := b.loadAt(b.connectAs(hostNQN+":b", 2), 1000)
+	l.goesOn(50)
+	l.gap.Store(0)
+	until(a, "the volume follows its host", func(v admin.Volume) bool { return v.Driver == b.name }, "volume", "show", "v")
+	l.goesOn(200)
+	t.Logf("the longest time without an answer was %v", time.Duration(l.gap.Load()).Round(time.Millisecond))
+}

@@ -1,0 +1,139 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A volume follows its commands: when for followFor nearly all have come from one other node, that one drives it from then on.
+// Hosts at two nodes do not have it move to and fro, since neither node sends nearly all; nor do the few reads by which a host looks
+// after its other paths.
+const (
+	followFor = 10 * time.Second
+	followMin = 64 // commands in that time; for fewer it is not worth it
+	followOf  = 16 // at most one of so many comes from elsewhere
+)
+
+// yieldFor is how long a volume's commands may wait while it is given up.
+const yieldFor = 5 * time.Second
+
+// origin is which node has the majority of a volume's commands since a moment.
+type origin struct {
+	since int64  // CLOCK_MONOTONIC ns
+	from  *guest // nil: this node
+	total int    // commands
+	ahead int    // of them, at most how many more came from there than from elsewhere
+}
+
+func (f *origin) count(g *guest) {
+	f.total++
+	switch {
+	case g == f.from:
+		f.ahead++
+	case f.ahead == 0:
+		f.from, f.ahead = g, 1
+	default:
+		f.ahead--
+	}
+}
+
+// leader is the node that the volume is to follow; uuid.Nil: it stays. It is asked often, and begins anew every followFor.
+func (f *origin) leader(now int64) (to uuid.UUID) {
+	if now-f.since < int64(followFor) {
+		return uuid.Nil
+	}
+	if elsewhere := (f.total - f.ahead) / 2; f.from != nil && !f.from.client.closing && f.total >= followMin && elsewhere*followOf <= f.total {
+		to = f.from.node
+	}
+	*f = origin{since: now}
+	return to
+}
+
+// follow has volumes follow their commands. Reactor.
+func (a *Access) follow() {
+	for _, v := range a.volumes {
+		if v.away != nil || v.closed || v.leaving {
+			continue
+		}
+		if to := v.origin.leader(a.reactor.now()); to != uuid.Nil {
+			a.workers.Go(func() { // not a control worker: what it waits for may need one
+				err := a.Yield(a.ctx, v, to)
+				switch {
+				case err == nil:
+					a.log.Info("a volume follows its hosts to another node", "volume", v.name, "node", to)
+				case a.ctx.Err() == nil:
+					a.log.Warn("a volume does not follow its hosts to another node", "volume", v.name, "node", to, "error", err)
+				}
+			})
+		}
+	}
+}
+
+// Yield gives up driving a volume, for a node that has a Meta session; uuid.Nil: for whoever needs it next. Commands that come meanwhile
+// wait until those that are under way have ended and Meta has been told; then they are forwarded. After an error the volume is
+// driven on, or, if nobody knows what Meta has noted, by whom Meta says. It changes nothing if the volume is not driven here.
+func (a *Access) Yield(ctx context.Context, v *Volume, to uuid.UUID) error {
+	v.driving.Lock()
+	defer v.driving.Unlock()
+	unlock, err := v.lockSize(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ctx, cancel := context.WithTimeout(ctx, yieldFor)
+	defer cancel()
+	begun, refused := false, error(nil)
+	if err := a.reactor.Do(ctx, func() {
+		if v.hardening {
+			refused = fmt.Errorf("give up volume %s: what it acknowledged as volatile is being made durable", v.name)
+		}
+		v.leaving = v.away == nil && !v.closed && refused == nil
+		begun = v.leaving
+	}); err != nil || !begun {
+		return errors.Join(err, refused)
+	}
+	defer a.reactor.Post(v.stay) // whoever waited asks Meta who drives it
+	if err := a.quiesce(ctx, v); err != nil {
+		return fmt.Errorf("give up volume %s: what is under way does not end: %w", v.name, err)
+	}
+	if err := a.meta.Yield(ctx, v.id, to); err != nil {
+		return fmt.Errorf("give up volume %s: %w", v.name, err)
+	}
+	return nil
+}
+
+// quiesce waits until nothing of v is under way, and takes its extents from it in the same turn.
+func (a *Access) quiesce(ctx context.Context, v *Volume) error {
+	for {
+		var ended <-chan struct{}
+		if err := a.reactor.Do(ctx, func() {
+			if v.inflight+v.resolving > 0 {
+				ended = v.fenced(nil)
+				return
+			}
+			v.away = &away{vol: v, taken: true}
+			v.extents, v.stores, v.missing, v.guard = nil, nil, 0, nil
+			v.disowned, v.stats.Trouble, v.health, v.stirred = "", "", health{}, true
+		}); err != nil || ended == nil {
+			return err
+		}
+		if err := a.reactor.wait(ctx, ended); err != nil {
+			return err
+		}
+	}
+}
+
+// stay ends the giving up of v, whether it succeeded or not: what waited goes on, here or to who drives it now. Reactor.
+func (v *Volume) stay() {
+	v.leaving = false
+	if v.away != nil {
+		v.away.taken = false
+	}
+	for o := v.parting.head; o != nil; o = v.parting.head {
+		v.access.wake(o)
+	}
+}

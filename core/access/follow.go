@@ -11,7 +11,7 @@ import (
 
 // A volume follows its commands: when for followFor nearly all have come from one other node, that one drives it from then on.
 // Hosts at two nodes do not have it move to and fro, since neither node sends nearly all; nor do the few reads by which a host looks
-// after its other paths.
+// after its other paths hold it back. One that nobody uses for so long, and that is whole, is driven by nobody.
 const (
 	followFor = 10 * time.Second
 	followMin = 64 // commands in that time; for fewer it is not worth it
@@ -24,6 +24,7 @@ const yieldFor = 5 * time.Second
 // origin is which node has the majority of a volume's commands since a moment.
 type origin struct {
 	since int64  // CLOCK_MONOTONIC ns
+	seq   uint64 // the volume's then
 	from  *guest // nil: this node
 	total int    // commands
 	ahead int    // of them, at most how many more came from there than from elsewhere
@@ -41,35 +42,40 @@ func (f *origin) count(g *guest) {
 	}
 }
 
-// leader is the node that the volume is to follow; uuid.Nil: it stays. It is asked often, and begins anew every followFor.
-func (f *origin) leader(now int64) (to uuid.UUID) {
+// leader says whether v is to be given up, and for which node; uuid.Nil: for none. It is asked often, and looks back every followFor.
+func (v *Volume) leader(now int64) (to uuid.UUID, yes bool) {
+	f := &v.origin
 	if now-f.since < int64(followFor) {
-		return uuid.Nil
+		return uuid.Nil, false
 	}
 	if elsewhere := (f.total - f.ahead) / 2; f.from != nil && !f.from.client.closing && f.total >= followMin && elsewhere*followOf <= f.total {
-		to = f.from.node
+		to, yes = f.from.node, true
+	} else if len(v.access.drivers) > 0 && f.since > 0 { // there are other nodes
+		yes = v.users == 0 && v.seq == f.seq && len(v.moves) == 0 && !v.stirred && !v.tending && v.health.Health == Health{}
 	}
-	*f = origin{since: now}
-	return to
+	*f = origin{since: now, seq: v.seq}
+	return to, yes
 }
 
-// follow has volumes follow their commands. Reactor.
+// follow gives volumes up that are to follow their commands, or that nobody uses. Reactor.
 func (a *Access) follow() {
 	for _, v := range a.volumes {
 		if v.away != nil || v.closed || v.leaving {
 			continue
 		}
-		if to := v.origin.leader(a.reactor.now()); to != uuid.Nil {
-			a.workers.Go(func() { // not a control worker: what it waits for may need one
-				err := a.Yield(a.ctx, v, to)
-				switch {
-				case err == nil:
-					a.log.Info("a volume follows its hosts to another node", "volume", v.name, "node", to)
-				case a.ctx.Err() == nil:
-					a.log.Warn("a volume does not follow its hosts to another node", "volume", v.name, "node", to, "error", err)
-				}
-			})
+		to, yes := v.leader(a.reactor.now())
+		if !yes {
+			continue
 		}
+		a.workers.Go(func() { // not a control worker: what it waits for may need one
+			err := a.Yield(a.ctx, v, to)
+			switch {
+			case err != nil && a.ctx.Err() == nil:
+				a.log.Warn("a volume is not given up", "volume", v.name, "for", to, "error", err)
+			case err == nil && to != uuid.Nil:
+				a.log.Info("a volume follows its hosts to another node", "volume", v.name, "node", to)
+			}
+		})
 	}
 }
 

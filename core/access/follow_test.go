@@ -145,3 +145,49 @@ func TestYieldToNobody(t *testing.T) {
 	}
 	p.holds("at the former owner", p.owner, p.here, 4)
 }
+
+// A volume that nobody uses is driven by nobody, once it is whole.
+func TestIdleVolumeIsGivenUp(t *testing.T) {
+	p := newCouple(t, 35)
+	owned := func() bool {
+		p.meta.mu.Lock()
+		defer p.meta.mu.Unlock()
+		return p.meta.owners[p.id] != nil
+	}
+	idle := func() {
+		p.owner.on(func() { p.mine.stirred = false }) // the healer has looked
+		p.look(p.owner)
+		p.settled(p.owner, p.mine)
+	}
+	p.other.host.want("a forwarded write", p.write(2), block.StatusOK)
+	idle()
+	idle()
+	if !owned() {
+		t.Fatal("it was given up under a host of the owner's")
+	}
+	p.must(p.owner.host.client.Revoke(p.ctx, Handle(p.here)))
+	idle()
+	idle()
+	if !owned() {
+		t.Fatal("it was given up under a host of the other node's")
+	}
+	p.must(p.other.host.client.Revoke(p.ctx, Handle(p.there)))
+	p.owner.until("the other node has given its handle back", func() bool { return p.mine.users == 0 })
+	p.owner.on(func() { p.mine.health.Reduced = 1 })
+	idle()
+	idle()
+	if !owned() {
+		t.Fatal("it was given up while it lacks a replica")
+	}
+	p.owner.on(func() { p.mine.health.Reduced = 0 })
+	idle()
+	p.owner.until("nobody drives it", func() bool { return p.mine.away != nil && !p.mine.leaving })
+	if owned() {
+		t.Error("Meta was not told")
+	}
+	_, again := p.other.use(p.id, 1<<20, "d", 1)
+	p.holds("for the next host", p.other, again, 2)
+	if !owned() {
+		t.Error("nobody drives it under a host")
+	}
+}

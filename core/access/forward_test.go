@@ -184,9 +184,7 @@ func TestForwardedEpochAtSelf(t *testing.T) {
 	last.host.want("a write on the new path", last.host.start(block.OpWrite, moved, 4096, 4096, filled(3, 1)), block.StatusOK)
 	p.owner.crash(vfs.ProcessDeath)
 	p.other.host.want("the write that waited", old, block.StatusPathLost)
-	if here, _, err := p.vol.Driven(p.ctx); err != nil || !here {
-		t.Errorf("the volume was not taken: %v", err)
-	}
+	p.other.until("the volume is taken", func() bool { return p.vol.away == nil })
 	_, hers := p.other.use(p.id, 1<<20, "c", 1)
 	p.holds("after all", p.other, hers, 3)
 }

@@ -336,6 +336,7 @@ func (a *agent) startServices(ctx context.Context, undo *stack) error {
 	drainer.Go(func() { a.drainer(draining) })
 	if a.quorum != nil {
 		drainer.Go(func() { a.evacuator(draining) })
+		drainer.Go(func() { a.care(draining) })
 	}
 	undo.push(func() error { stop(); drainer.Wait(); return nil })
 	return nil

@@ -50,6 +50,11 @@ func (m *Meta) VolumeOwner(ctx context.Context, volume uuid.UUID) (Ownership, *S
 	return o, &info, err
 }
 
+// Owners returns who owns, or owned last, each volume that was ever owned. The sessions may be over.
+func (m *Meta) Owners(ctx context.Context) ([]Ownership, error) {
+	return list[Ownership](ctx, m, "owner/")
+}
+
 func (m *Meta) ownership(ctx context.Context, volume uuid.UUID) (Ownership, error) {
 	o, rev, err := load[Ownership](ctx, m, keyOwner(volume))
 	if isNotFound(err) {

@@ -125,6 +125,9 @@ func (e *AttributeError) Error() string { return e.Attribute + ": " + e.Message 
 type Listener struct {
 	URL           string // e.g. "nvme-tcp://127.0.0.1:4420"; port 0 chooses one
 	AccessPointID string // the core's name for it, to be given in AssociateRequest
+	// Floating says that the address may come and go: it is to be bound also while it is not there
+	// (IP_FREEBIND).
+	Floating bool
 }
 
 // ListenerState is what became of a Listener.

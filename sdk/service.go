@@ -264,7 +264,7 @@ func (s *Service) setListeners(ctx context.Context, req *proto.SetListenersReque
 	}
 	listeners := make([]Listener, len(req.Listeners))
 	for i, l := range req.Listeners {
-		listeners[i] = Listener{URL: l.Url, AccessPointID: l.AccessPointId}
+		listeners[i] = Listener{URL: l.Url, AccessPointID: l.AccessPointId, Floating: l.Floating}
 	}
 	resp := &proto.SetListenersResponse{}
 	for _, st := range s.data.SetListeners(ctx, listeners) {

@@ -217,6 +217,10 @@ type Access struct {
 	Plugin string `json:"plugin"`
 	URL    string `json:"url"`
 	State  string `json:"state"` // up, or why not
+	// Redirector says that nodes take the address in turns, to send initiators on.
+	Redirector bool `json:"redirector,omitempty"`
+	// Other is the name of the node that has a redirector's address; empty if that is this one, or not known.
+	Other string `json:"other,omitempty"`
 }
 
 // Plugin is a plugin of the catalog and what its process does.

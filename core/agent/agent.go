@@ -90,6 +90,8 @@ type agent struct {
 	addresses *path.Addresses
 	republish chan struct{} // capacity 1: a listener's state changed
 
+	redirectors *redirectors
+
 	background sync.WaitGroup
 	failed     chan error // something that the node cannot live without has ended
 
@@ -238,6 +240,7 @@ func (a *agent) start(ctx context.Context, undo *stack) error {
 		what string
 		fn   func(context.Context, *stack) error
 	}{
+		{"remove what a former life left on the network", a.removeRedirectors},
 		{"open the metadata", a.openMeta},
 		{"start the reactor", a.startReactor},
 		{"make the links to other nodes", a.startLinks},
@@ -331,6 +334,7 @@ func (a *agent) startServices(ctx context.Context, undo *stack) error {
 		return err
 	}
 	undo.push(a.plugins.Close)
+	a.redirectors = newRedirectors(a)
 	draining, stop := context.WithCancel(context.Background())
 	var drainer sync.WaitGroup
 	drainer.Go(func() { a.drainer(draining) })

@@ -98,7 +98,9 @@ func (a *agent) Doctor(ctx context.Context) []admin.Finding {
 		out = append(out, a.doctorPolicies(ctx)...)
 	}
 	for _, l := range a.Listeners() {
-		if l.State != "up" {
+		if l.Redirector {
+			add(redirectorFinding(l))
+		} else if l.State != "up" {
 			add("error", fmt.Sprintf("not listening at %s: %s", l.URL, l.State), "")
 		} else if up, why := a.addresses.Listener(l.URL); !up {
 			add("error", fmt.Sprintf("%s cannot be reached: %s", l.URL, why), "")
@@ -191,6 +193,17 @@ func near(n int, s meta.Spread) string {
 		return "all are in one rack"
 	}
 	return ""
+}
+
+func redirectorFinding(l admin.Access) (level, what, fix string) {
+	what = "the redirector " + l.URL + ": "
+	switch {
+	case l.State == "up":
+		return "ok", what + "this node has the address", ""
+	case l.Other != "":
+		return "ok", what + l.State, ""
+	}
+	return "error", what + l.State, ""
 }
 
 // some names the first of many.

@@ -150,6 +150,7 @@ func (a *agent) Reload(ctx context.Context) (admin.ReloadReport, error) {
 		r.NotApplied = append(r.NotApplied, f.String())
 	}
 	a.reloadPlugins(ctx, old, c, &r)
+	a.redirectors.set(c.Plugins)
 	a.reloadRest(ctx, old, c, &r)
 	a.mu.Lock()
 	a.cfg = c

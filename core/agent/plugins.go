@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,8 @@ func (a *agent) startPlugins(ctx context.Context, undo *stack) error {
 			errs = append(errs, fmt.Errorf("plugin %s: %w", p.Name, err))
 		}
 	}
+	undo.push(a.redirectors.close)
+	a.redirectors.set(a.cfg.Plugins)
 	if err := a.publishOnce(ctx); err != nil {
 		return fmt.Errorf("publish the access points: %w", err)
 	}
@@ -44,6 +47,9 @@ func (a *agent) startPlugins(ctx context.Context, undo *stack) error {
 	undo.push(func() error { stop(); wg.Wait(); return nil })
 	up := 0
 	for _, l := range a.Listeners() {
+		if l.Redirector {
+			continue // who has it is decided later
+		}
 		if l.State == "up" {
 			up++
 		} else {
@@ -109,11 +115,22 @@ func (a *agent) startPlugin(ctx context.Context, p config.Plugin) error {
 // accessPoint names the access point of a listener; a URL keeps its name for life.
 func (a *agent) accessPoint(listen string) string { return a.node.Name + "/" + listen }
 
+// listenURLs are all addresses where a plugin listens.
+func listenURLs(p config.Plugin) []string {
+	if p.Redirector == nil {
+		return p.Listen
+	}
+	return append(slices.Clone(p.Listen), p.Redirector.URL)
+}
+
 // listenersOf names a plugin's access points.
 func (a *agent) listenersOf(p config.Plugin) []*proto.Listener {
 	var out []*proto.Listener
 	for _, l := range p.Listen {
 		out = append(out, &proto.Listener{Url: l, AccessPointId: a.accessPoint(l)})
+	}
+	if r := p.Redirector; r != nil {
+		out = append(out, &proto.Listener{Url: r.URL, AccessPointId: a.accessPoint(r.URL), Floating: true})
 	}
 	return out
 }
@@ -129,6 +146,11 @@ func (a *agent) pluginChanged(s supervisor.Status) {
 	if s.State == supervisor.StateRunning && s.Restarts > 0 {
 		a.event(meta.Info, "plugin-running", s.Entry.Name, fmt.Sprintf("pid %d, restart %d", s.PID, s.Restarts))
 	}
+	a.listenersChanged()
+}
+
+// listenersChanged has the node's access points published anew.
+func (a *agent) listenersChanged() {
 	select {
 	case a.republish <- struct{}{}:
 	default:
@@ -142,8 +164,8 @@ func (a *agent) Listeners() []admin.Access {
 	out := []admin.Access{}
 	for _, p := range a.cfg.Plugins {
 		st, err := a.plugins.Status(p.Name)
-		for _, l := range p.Listen {
-			x := admin.Access{ID: a.accessPoint(l), Plugin: p.Name, URL: l, State: "plugin " + st.State.String()}
+		for _, l := range listenURLs(p) {
+			x := admin.Access{ID: a.accessPoint(l), Plugin: p.Name, URL: l, Redirector: p.Redirector != nil && p.Redirector.URL == l, State: "plugin " + st.State.String()}
 			if err != nil {
 				x.State = err.Error()
 			}
@@ -155,6 +177,9 @@ func (a *agent) Listeners() []admin.Access {
 					x.State = s.Error
 				} else {
 					x.State, x.URL = "up", s.Url
+				}
+				if x.Redirector && x.State == "up" {
+					x.State, x.Other = a.redirectors.state(p.Name)
 				}
 			}
 			out = append(out, x)
@@ -185,7 +210,7 @@ func (a *agent) publishOnce(ctx context.Context) error {
 	defer a.publishing.Unlock()
 	var points []meta.AccessPoint
 	for _, l := range a.Listeners() {
-		p := meta.AccessPoint{ID: l.ID, URL: l.URL, Up: l.State == "up"}
+		p := meta.AccessPoint{ID: l.ID, URL: l.URL, Up: l.State == "up", Redirector: l.Redirector}
 		if !p.Up {
 			p.Reason = l.State
 		} else {
@@ -244,7 +269,10 @@ func notListening(p *config.Plugin, states []*proto.ListenerState, err error, r 
 
 // reloadPlugin changes a running plugin to what p says, and p to what runs where that has to wait.
 func (a *agent) reloadPlugin(ctx context.Context, old config.Plugin, p *config.Plugin, st supervisor.Status, r *admin.ReloadReport) {
-	if !a.listensAt(st, p.Listen) {
+	if !reflect.DeepEqual(old.Redirector, p.Redirector) {
+		r.Applied = append(r.Applied, "redirector of plugin "+p.Name)
+	}
+	if !a.listensAt(st, listenURLs(*p)) {
 		states, err := a.plugins.SetListeners(ctx, p.Name, a.listenersOf(*p))
 		if !notListening(p, states, err, r) {
 			r.Applied = append(r.Applied, "plugin "+p.Name+" listens as the file says")

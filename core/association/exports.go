@@ -3,6 +3,7 @@ package association
 import (
 	"context"
 	"fmt"
+	"net/url"
 
 	"github.com/google/uuid"
 
@@ -75,13 +76,24 @@ func (s *Service) exportsNow(ctx context.Context) (*proto.Exports, error) {
 		return nil, err
 	}
 	out := &proto.Exports{}
+	redirector := "" // that discovery names: this node's, or else any
 	for _, p := range points {
+		if p.Redirector {
+			if u, err := url.Parse(p.URL); err == nil && (redirector == "" || p.Node == s.Node.ID) {
+				redirector = u.Host
+			}
+			continue
+		}
 		out.AccessPoints = append(out.AccessPoints, &proto.AccessPoint{Id: p.ID, Node: p.Node.String(), Url: p.URL, Up: p.Up, PortId: uint32(p.PortID)})
 	}
 	for _, nqn := range v.order {
 		x := v.subsystems[nqn]
 		if x.Target != nil {
-			out.Targets = append(out.Targets, exportTarget(x, used, volatile))
+			t := exportTarget(x, used, volatile)
+			if x.Redirects() {
+				t.Address = redirector
+			}
+			out.Targets = append(out.Targets, t)
 			continue
 		}
 		p := &proto.Subsystem{

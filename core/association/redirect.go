@@ -118,7 +118,7 @@ func (s *Service) readPortals(ctx context.Context) error {
 	}
 	var out []string
 	for _, p := range points {
-		if p.Node == s.Node.ID || !p.Up || !strings.HasPrefix(p.URL, "iscsi:") {
+		if p.Node == s.Node.ID || !p.Up || p.Redirector || !strings.HasPrefix(p.URL, "iscsi:") {
 			continue
 		}
 		if address, err := portalAddress(p.URL, at[p.Node]); err == nil {

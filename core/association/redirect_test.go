@@ -50,6 +50,58 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// Nobody is served at a redirector's address, and nobody sent there but by discovery, which names this node's. Targets that do not
+// redirect, and those of nodes without a redirector, are where they are asked for.
+func TestRedirector(t *testing.T) {
+	w := newWorld(t)
+	w.withTarget()
+	p := w.plugin()
+	named := func() string {
+		t.Helper()
+		x, err := w.exportsNow(w.ctx)
+		w.must(err)
+		for _, a := range x.AccessPoints {
+			if strings.Contains(a.Url, ".100:") {
+				t.Errorf("hosts are told of %s", a.Url)
+			}
+		}
+		return x.Targets[0].Address
+	}
+	if got := named(); got != "" {
+		t.Errorf("discovery names %q", got)
+	}
+	node, err := w.Meta.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "other", Address: "198.51.100.9:7400"})
+	w.must(err)
+	session, err := w.Meta.StartSession(w.ctx, meta.SessionOptions{Node: node.ID, TTL: time.Minute})
+	w.must(err)
+	t.Cleanup(func() { w.must(session.Close(context.Background())) })
+	publish := func(s *meta.Session, at ...meta.AccessPoint) {
+		t.Helper()
+		_, err := w.Meta.PublishAccessPoints(w.ctx, s, at)
+		w.must(err)
+	}
+	publish(session, meta.AccessPoint{ID: "other/r", URL: "iscsi://198.51.100.100:3260", Redirector: true}, meta.AccessPoint{ID: "z/r", URL: "iscsi://203.0.113.100:3260", Redirector: true})
+	if got := named(); got != "198.51.100.100:3260" {
+		t.Errorf("discovery names %q", got)
+	}
+	publish(w.Session, meta.AccessPoint{ID: "i", URL: "iscsi://192.0.2.1:3260", Up: true}, meta.AccessPoint{ID: "r", URL: "iscsi://192.0.2.100:3260", Up: true, Redirector: true})
+	if got := named(); got != "192.0.2.100:3260" {
+		t.Errorf("discovery names %q", got)
+	}
+	for range 2 { // before there is a link, and then
+		if r := p.login("r", initiator, iqn, 1); r.Result != proto.AssociateResult_ASSOCIATE_ELSEWHERE || r.Address != "192.0.2.1:3260" {
+			t.Errorf("a login there: %+v", r)
+		}
+	}
+	if r := p.login("i", initiator, iqn, 1); r.Result != proto.AssociateResult_ASSOCIATE_OK {
+		t.Errorf("where it was sent: %+v", r)
+	}
+	publish(w.Session, meta.AccessPoint{ID: "r", URL: "iscsi://192.0.2.100:3260", Up: true, Redirector: true})
+	if r := p.login("r", initiator, iqn, 2); r.Result == proto.AssociateResult_ASSOCIATE_OK || r.Address != "" {
+		t.Errorf("a login while no portal is up: %+v", r)
+	}
+}
+
 // A node whose Meta session must not be used any more sends initiators to a portal of another node, with
 // or without proof; not one that is down, nor its own.
 func TestRedirectWithoutMeta(t *testing.T) {
@@ -74,7 +126,7 @@ func TestRedirectWithoutMeta(t *testing.T) {
 	w.must(err)
 	t.Cleanup(func() { w.must(session.Close(context.Background())) })
 	_, err = w.Meta.PublishAccessPoints(w.ctx, session, []meta.AccessPoint{
-		{ID: "x", URL: "iscsi://0.0.0.0:3260", Up: true}, {ID: "y", URL: "iscsi://198.51.100.8:3260"}, {ID: "z", URL: "nvme-tcp://198.51.100.9:4420", Up: true},
+		{ID: "r", URL: "iscsi://192.0.2.100:3260", Up: true, Redirector: true}, {ID: "x", URL: "iscsi://0.0.0.0:3260", Up: true}, {ID: "y", URL: "iscsi://198.51.100.8:3260"}, {ID: "z", URL: "nvme-tcp://198.51.100.9:4420", Up: true},
 	})
 	w.must(err)
 	w.nudge()

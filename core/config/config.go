@@ -126,9 +126,18 @@ type Plugin struct {
 	Threads     int
 	PoolBytes   int64 // per thread
 	RingEntries int
-	User        string    // "" chooses an unprivileged one when the agent is root
-	Range       hcl.Range // of the block, for what is missing in it
-	Config      hcl.Body  // the config block, for the plugin's own schema; nil if absent
+	User        string      // "" chooses an unprivileged one when the agent is root
+	Redirector  *Redirector // nil: none
+	Range       hcl.Range   // of the block, for what is missing in it
+	Config      hcl.Body    // the config block, for the plugin's own schema; nil if absent
+}
+
+// Redirector is an address of the cluster that one node at a time has, where a plugin sends initiators
+// to their access points.
+type Redirector struct {
+	URL       string     // where the plugin listens
+	Address   netip.Addr // of the URL
+	Interface string     // of this node
 }
 
 // Tenant owns volumes and subsystems.
@@ -291,16 +300,25 @@ type storeBlock struct {
 }
 
 type pluginBlock struct {
-	Name        string       `hcl:"name,label"`
-	Label       hcl.Range    `hcl:"name,label_range"`
-	Listen      []string     `hcl:"listen,optional"`
-	Threads     int          `hcl:"threads,optional"`
-	Pool        string       `hcl:"pool,optional"`
-	RingEntries int          `hcl:"ring_entries,optional"`
-	User        string       `hcl:"user,optional"`
-	Config      *configBlock `hcl:"config,block"`
-	Range       hcl.Range    `hcl:",def_range"`
-	Body        hcl.Body     `hcl:",body"`
+	Name        string           `hcl:"name,label"`
+	Label       hcl.Range        `hcl:"name,label_range"`
+	Listen      []string         `hcl:"listen,optional"`
+	Threads     int              `hcl:"threads,optional"`
+	Pool        string           `hcl:"pool,optional"`
+	RingEntries int              `hcl:"ring_entries,optional"`
+	User        string           `hcl:"user,optional"`
+	Redirector  *redirectorBlock `hcl:"redirector,block"`
+	Config      *configBlock     `hcl:"config,block"`
+	Range       hcl.Range        `hcl:",def_range"`
+	Body        hcl.Body         `hcl:",body"`
+}
+
+type redirectorBlock struct {
+	URL       string    `hcl:"url,label"`
+	Label     hcl.Range `hcl:"url,label_range"`
+	Interface string    `hcl:"interface"`
+	Range     hcl.Range `hcl:",def_range"`
+	Body      hcl.Body  `hcl:",body"`
 }
 
 type configBlock struct {
@@ -770,8 +788,45 @@ func (r *reader) plugins(in *file, c *Config) {
 		if p.Config != nil {
 			out.Config = p.Config.Body
 		}
+		if p.Redirector != nil {
+			out.Redirector = r.redirector(p.Redirector, p.Listen)
+		}
 		c.Plugins = append(c.Plugins, out)
 	}
+}
+
+// redirector reads a redirector block of a plugin that listens at these URLs, too.
+func (r *reader) redirector(b *redirectorBlock, listen []string) *Redirector {
+	out := &Redirector{URL: b.URL, Interface: b.Interface}
+	if b.Interface == "" || b.Interface == "lo" {
+		r.wrong(at(b.Range, b.Body, "interface"), "Invalid interface", "interface must name a network interface of this node that initiators reach.")
+	}
+	u, err := url.Parse(b.URL)
+	if err != nil || u.Scheme != "iscsi" {
+		r.wrong(b.Label, "Invalid redirector", "The label must be a URL with an IP address of its own, such as \"iscsi://192.0.2.100:3260\": logins of iSCSI can be sent on, and nothing else.")
+		return out
+	}
+	own, err := netip.ParseAddrPort(u.Host)
+	if err != nil || own.Port() == 0 || !own.Addr().IsGlobalUnicast() || own.Addr().Is4In6() || own.Addr().Zone() != "" {
+		r.wrong(b.Label, "Invalid redirector", "The label must be a URL with an IP address of its own, such as \"iscsi://192.0.2.100:3260\"; it is %q.", b.URL)
+		return out
+	}
+	out.Address = own.Addr()
+	for _, l := range listen {
+		u, err := url.Parse(l)
+		if err != nil {
+			continue // said elsewhere
+		}
+		has, err := netip.ParseAddrPort(u.Host)
+		if err != nil {
+			continue
+		}
+		everything := has.Addr().IsUnspecified() && has.Port() == own.Port() && (has.Addr().Is6() || own.Addr().Is4())
+		if everything || has.Addr() == own.Addr() {
+			r.wrong(b.Label, "Redirector not apart", "The plugin listens at %q, which takes the redirector's address: name the node's own address in listen, and one that no node has of its own here.", l)
+		}
+	}
+	return out
 }
 
 // CheckListen says what is wrong with an address to listen at.

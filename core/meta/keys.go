@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -35,6 +36,7 @@ func keyBehind(v uuid.UUID) string          { return "behind/" + v.String() }
 func keyToldAll(v uuid.UUID) string         { return "told/" + v.String() + "/" }
 func keyTold(v uuid.UUID, h HostID) string  { return keyToldAll(v) + h.key() }
 func keyAccessPoint(id string) string       { return "accesspoint/" + id }
+func keyRedirector(a netip.Addr) string     { return "redirector/" + a.String() }
 func keyJoinToken(id string) string         { return "jointoken/" + id }
 
 // esc makes an NQN or host name a key component without slashes.

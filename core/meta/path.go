@@ -392,7 +392,10 @@ type AccessPoint struct {
 	URL    string    `json:"url"`  // scheme://address:port
 	Up     bool      `json:"up"`   // its listener runs, its address is there, its node alive
 	Reason string    `json:"reason,omitempty"`
-	PortID uint16    `json:"port_id"` // NVMe port identifier, unique in the cluster and kept for the URL's life
+	// Redirector says that no host is served there: it is an address that nodes take in turns, to send
+	// initiators on.
+	Redirector bool   `json:"redirector,omitempty"`
+	PortID     uint16 `json:"port_id"` // NVMe port identifier, unique in the cluster and kept for the URL's life
 }
 
 // maxAccessPoints is how many access points a node has at most.

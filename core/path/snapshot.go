@@ -40,6 +40,7 @@ func (e *Engine) read(ctx context.Context) (*snapshot, error) {
 	if s.points, err = e.meta.AccessPoints(ctx); err != nil {
 		return nil, err
 	}
+	s.points = slices.DeleteFunc(s.points, func(a meta.AccessPoint) bool { return a.Redirector })
 	sessions, err := e.meta.Sessions(ctx)
 	for _, x := range sessions {
 		s.live[x.ID] = true

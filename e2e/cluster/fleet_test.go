@@ -78,6 +78,8 @@ type node struct {
 	nvme    string
 	iscsi   string
 	witness bool
+	netns   string // network namespace that it lives in; "": this one
+	portal  string // more for the block of frontend-iscsi
 
 	cmd   *exec.Cmd
 	ready chan struct{} // closed when hosts can connect
@@ -103,8 +105,8 @@ func (n *node) write(cluster string) {
 	n.t.Helper()
 	src := fmt.Sprintf("data_dir = \"data\"\nplugin_dir = %q\nnode {\n  name = %q\n  address = %q\n}\n%s\nadmin {\n  metrics = \"off\"\n}\n"+
 		"store \"main\" {\n  capacity = \"512MiB\"\n}\nplugin \"transport-tcp\" {\n  listen = [\"nvme-tcp://%s\"]\n}\n"+
-		"plugin \"frontend-iscsi\" {\n  listen = [\"iscsi://%s\"]\n}\n",
-		filepath.Join(programs, "plugins"), n.name, n.address, cluster, n.nvme, n.iscsi)
+		"plugin \"frontend-iscsi\" {\n  listen = [\"iscsi://%s\"]\n%s}\n",
+		filepath.Join(programs, "plugins"), n.name, n.address, cluster, n.nvme, n.iscsi, n.portal)
 	if err := os.WriteFile(n.file, []byte(src), 0o600); err != nil {
 		n.t.Fatal(err)
 	}
@@ -149,7 +151,7 @@ func (n *node) launch() {
 		args = append(args, "-witness")
 	}
 	n.ready, n.ended, n.err = make(chan struct{}), make(chan struct{}), nil
-	cmd := exec.Command(filepath.Join(programs, "mooring"), args...)
+	cmd := inside(context.Background(), n.netns, args...)
 	cmd.WaitDelay = 10 * time.Second
 	cmd.Stderr = &n.log
 	out, err := cmd.StdoutPipe()
@@ -214,9 +216,18 @@ func (n *node) kill() {
 
 func (n *node) signal(s syscall.Signal) { _ = n.cmd.Process.Signal(s) } // it may have ended
 
+// inside is mooring in a network namespace.
+func inside(ctx context.Context, netns string, args ...string) *exec.Cmd {
+	program := filepath.Join(programs, "mooring")
+	if netns == "" {
+		return exec.CommandContext(ctx, program, args...)
+	}
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", netns, program}, args...)...)
+}
+
 // run runs a command of the CLI against the agent.
 func (n *node) run(args ...string) (stdout, stderr string, err error) {
-	c := exec.CommandContext(n.ctx, filepath.Join(programs, "mooring"), append([]string{"-socket", filepath.Join(n.dir, "data", "mooring.sock")}, args...)...)
+	c := inside(n.ctx, n.netns, append([]string{"-socket", filepath.Join(n.dir, "data", "mooring.sock")}, args...)...)
 	var out, bad bytes.Buffer
 	c.Stdout, c.Stderr = &out, &bad
 	err = c.Run()
@@ -303,9 +314,18 @@ func form(t *testing.T, names ...string) []*node {
 // formWith is form for nodes with more in their configuration than a cluster block.
 func formWith(t *testing.T, config string, names ...string) []*node {
 	t.Helper()
-	var out []*node
+	var nodes []*node
 	for _, name := range names {
-		n := newNode(t, name, config)
+		nodes = append(nodes, newNode(t, name, config))
+	}
+	return formOf(t, nodes...)
+}
+
+// formOf is form for nodes that are made already.
+func formOf(t *testing.T, nodes ...*node) []*node {
+	t.Helper()
+	var out []*node
+	for _, n := range nodes {
 		if len(out) == 0 {
 			n.do("cluster", "init", "-config", n.file)
 		} else {

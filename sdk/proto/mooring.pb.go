@@ -1318,6 +1318,7 @@ type Listener struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`                                            // e.g. "nvme-tcp://127.0.0.1:4420"
 	AccessPointId string                 `protobuf:"bytes,2,opt,name=access_point_id,json=accessPointId,proto3" json:"access_point_id,omitempty"` // the core's name for it, unique in the cluster
+	Floating      bool                   `protobuf:"varint,3,opt,name=floating,proto3" json:"floating,omitempty"`                                 // the address may come and go; it is to be bound before it is there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1364,6 +1365,13 @@ func (x *Listener) GetAccessPointId() string {
 		return x.AccessPointId
 	}
 	return ""
+}
+
+func (x *Listener) GetFloating() bool {
+	if x != nil {
+		return x.Floating
+	}
+	return false
 }
 
 type SetListenersRequest struct {
@@ -4075,10 +4083,11 @@ const file_mooring_proto_rawDesc = "" +
 	"\n" +
 	"pool_bytes\x18\x03 \x01(\x04R\tpoolBytes\x12!\n" +
 	"\fring_entries\x18\x04 \x01(\rR\vringEntries\"\x0f\n" +
-	"\rStartResponse\"D\n" +
+	"\rStartResponse\"`\n" +
 	"\bListener\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12&\n" +
-	"\x0faccess_point_id\x18\x02 \x01(\tR\raccessPointId\"I\n" +
+	"\x0faccess_point_id\x18\x02 \x01(\tR\raccessPointId\x12\x1a\n" +
+	"\bfloating\x18\x03 \x01(\bR\bfloating\"I\n" +
 	"\x13SetListenersRequest\x122\n" +
 	"\tlisteners\x18\x01 \x03(\v2\x14.mooring.v1.ListenerR\tlisteners\"I\n" +
 	"\x14SetListenersResponse\x121\n" +

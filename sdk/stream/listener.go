@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,7 @@ func (s *Server) open(ctx context.Context, l sdk.Listener) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, bound, err := listen(ctx, address)
+	fd, bound, err := listen(ctx, address, l.Floating)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.URL, err)
 	}
@@ -72,12 +73,25 @@ func (s *Server) parseURL(text string) (string, error) {
 
 // listen binds with the net package, and takes the descriptor out of its hands. 0.0.0.0 is every
 // IPv4 address, [::] every address of both kinds.
-func listen(ctx context.Context, address string) (fd int, bound string, err error) {
+func listen(ctx context.Context, address string, floating bool) (fd int, bound string, err error) {
 	network := "tcp"
 	if ap, err := netip.ParseAddrPort(address); err == nil && ap.Addr().Is4() {
 		network = "tcp4" // "tcp" would take 0.0.0.0 for [::]
 	}
 	var lc net.ListenConfig
+	if floating {
+		lc.Control = func(_, _ string, c syscall.RawConn) error {
+			var err error
+			cerr := c.Control(func(u uintptr) {
+				if network == "tcp4" {
+					err = unix.SetsockoptInt(int(u), unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
+				} else {
+					err = unix.SetsockoptInt(int(u), unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1)
+				}
+			})
+			return errors.Join(cerr, err)
+		}
+	}
 	ln, err := lc.Listen(ctx, network, address)
 	if err != nil {
 		return -1, "", err

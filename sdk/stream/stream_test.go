@@ -267,6 +267,24 @@ func (r *rig) expect(c net.Conn, want []byte) {
 	}
 }
 
+// An address that may come and go is listened at while it is not there.
+func TestFloating(t *testing.T) {
+	r := newRig(t, blocktest.Options{}, normal, false)
+	addresses := []string{"192.0.2.100"}                     // RFC 5737: no machine's
+	if l, err := net.Listen("tcp6", "[::1]:0"); err == nil { // else this machine has no IPv6
+		l.Close()
+		addresses = append(addresses, "[2001:db8::100]") // RFC 3849
+	}
+	for _, address := range addresses {
+		for _, floating := range []bool{false, true} {
+			st := r.server.SetListeners(t.Context(), []sdk.Listener{{URL: "echo://" + address + ":0", AccessPointID: "r", Floating: floating}})
+			if len(st) != 1 || (st[0].Err == nil) != floating {
+				t.Errorf("%s, floating %t: %+v", address, floating, st)
+			}
+		}
+	}
+}
+
 // Messages of every size come back whole, however they are cut and whoever else sends meanwhile.
 func TestEcho(t *testing.T) {
 	for _, pool := range []int64{16 << 20, 1 << 20} { // the latter has no room for a window

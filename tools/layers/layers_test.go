@@ -18,7 +18,7 @@ var (
 
 // coreOrder lists the core's packages, lowest first: a package imports only those before it.
 var coreOrder = []string{
-	"core/vfs", "core/cert", "core/badgerdb", "core/config", "core/extent",
+	"core/vfs", "core/cert", "core/redirector", "core/badgerdb", "core/config", "core/extent",
 	"core/meta/store", "core/meta/store/internal/engine", "core/meta/store/badger", "core/meta/store/memory", "core/meta/store/etcd", "core/quorum",
 	"core/meta", "core/cluster", "core/peer", "core/access", "core/path",
 	"core/supervisor", "core/association", "core/admin", "core/rdma", "core/agent",

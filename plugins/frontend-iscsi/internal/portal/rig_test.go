@@ -485,6 +485,7 @@ func newStubCore(h block.Handle) *stubCore {
 			Nsid: 1, VolumeId: "6ba7b810-9dad-11d1-80b4-00c04fd430c8", Nguid: make([]byte, 16), Eui64: make([]byte, 8), SizeBytes: testVolume, BlockBytes: 512,
 		}}})
 	}
+	x.Targets[1].Address = "192.0.2.100:3260" // for discovery; a redirector's
 	for i := range 40 { // for discovery
 		x.Targets = append(x.Targets, &proto.Target{Iqn: fmt.Sprintf("%s-%02d", testTarget, i), AllowedHosts: []string{testInitiator + "-2"}})
 	}

@@ -70,7 +70,7 @@ type Conn struct {
 	events  uint32
 	stall   *block.Timer // runs, once it was needed, while watched
 	watched bool         // that the peer takes something while the socket is full
-	taken   uint64       // bytes that it had taken when stall was set
+	taken   uint64       // bytes that it had taken when stall was set; see peerTook
 
 	established              bool
 	pendingPrev, pendingNext *Conn // in worker.pending until established
@@ -213,7 +213,7 @@ func (c *Conn) watchStall() {
 	if c.watched {
 		return
 	}
-	c.watched, c.taken = true, c.send.taken
+	c.watched, c.taken = true, c.peerTook()
 	if d := c.worker.server.limits.Load().stall(); c.stall == nil {
 		c.stall = c.worker.thread.After(d, c.stallTick)
 	} else {
@@ -225,11 +225,21 @@ func (c *Conn) stallTick() {
 	c.watched = false
 	switch {
 	case !c.blocked:
-	case c.send.taken == c.taken:
+	case c.peerTook() == c.taken:
 		c.End(errStalled, false)
 	default:
 		c.watchStall()
 	}
+}
+
+// peerTook is how many bytes the peer has acknowledged. The socket asks for more only when much of what it
+// holds has gone, and we may be late in hearing that: neither is the fault of a peer that reads slowly.
+func (c *Conn) peerTook() uint64 {
+	waiting, err := unix.IoctlGetInt(c.fd, unix.SIOCOUTQ)
+	if err != nil {
+		return c.send.taken
+	}
+	return c.send.taken - uint64(waiting)
 }
 
 // interest changes the events that are waited for.

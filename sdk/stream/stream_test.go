@@ -162,12 +162,12 @@ type rig struct {
 	holds   *[]*message
 	placed  atomic.Int64
 	ended   chan error
-	made    chan *block.Thread // of each connection
+	made    chan *stream.Conn // every connection
 }
 
 func newRig(t *testing.T, o blocktest.Options, limits stream.Limits, hold bool) *rig {
 	t.Helper()
-	r := &rig{T: t, ended: make(chan error, 1000), made: make(chan *block.Thread, 1000)}
+	r := &rig{T: t, ended: make(chan error, 1000), made: make(chan *stream.Conn, 1000)}
 	if hold {
 		r.holds = new([]*message)
 	}
@@ -175,7 +175,7 @@ func newRig(t *testing.T, o blocktest.Options, limits stream.Limits, hold bool) 
 	r.server = stream.NewServer(stream.Config{
 		Scheme: "echo", Port: 7, Threads: r.threads, Piece: 4 + small, Limits: limits, Logger: hclog.NewNullLogger(),
 		New: func(c *stream.Conn) stream.Handler {
-			r.made <- c.Thread()
+			r.made <- c
 			return &echo{conn: c, holds: r.holds, placed: &r.placed, ended: r.ended}
 		},
 	})
@@ -407,38 +407,81 @@ func TestEnds(t *testing.T) {
 	})
 }
 
-// A peer that reads nothing does not keep memory for ever; one that reads slowly gets everything.
+// A peer that reads nothing does not keep memory for ever.
 func TestStall(t *testing.T) {
-	for _, reads := range []bool{false, true} {
-		limits := normal
-		limits.Stall = 500 * time.Millisecond
-		r := newRig(t, blocktest.Options{PoolBytes: 64 << 20}, limits, false)
-		c := r.dial()
-		if err := c.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
-			t.Fatal(err)
-		}
-		const messages = 24 // more than the sockets take
-		message := frame(maxEcho, 1)
-		for range messages {
-			if _, err := c.Write(message); err != nil {
-				if reads {
-					t.Fatal(err)
-				}
-				break // it has ended already
-			}
-		}
-		if !reads {
-			if reason := <-r.ended; !strings.Contains(reason.Error(), "reads nothing") {
-				t.Errorf("ended with %v", reason)
-			}
-			r.eventually("memory returns", func() bool { u, err := r.server.Usage(); return err == nil && u.PoolBytes == 0 })
-			continue
-		}
-		for range messages {
-			r.expect(c, message)
-			time.Sleep(40 * time.Millisecond) // longer in all than a stall may last
-		}
+	limits := normal
+	limits.Stall = 500 * time.Millisecond
+	r := newRig(t, blocktest.Options{PoolBytes: 64 << 20}, limits, false)
+	_, sent := r.flood(frame(maxEcho, 1))
+	if reason := <-r.ended; !strings.Contains(reason.Error(), "reads nothing") {
+		t.Errorf("ended with %v", reason)
 	}
+	<-sent
+	r.eventually("memory returns", func() bool { u, err := r.server.Usage(); return err == nil && u.PoolBytes == 0 })
+}
+
+// One that reads slowly gets everything: what it has taken counts, although the socket does not ask for more yet.
+func TestSlowReader(t *testing.T) {
+	limits := normal
+	limits.Stall = time.Hour // the test itself says when it is over
+	r := newRig(t, blocktest.Options{PoolBytes: 64 << 20}, limits, false)
+	message := frame(maxEcho, 1)
+	c, sent := r.flood(message)
+	conn := <-r.made
+	on := func(fn func()) {
+		done := make(chan struct{})
+		conn.Thread().Post(func() { fn(); close(done) })
+		<-done
+	}
+	var socket, peer, nowSocket, nowPeer uint64
+	full := false
+	r.eventually("the socket is full", func() bool { on(func() { _, _, full = conn.Look() }); return full })
+	want := bytes.Repeat(message, flooded)
+	seen := false
+	for rest := want; !seen; {
+		on(func() { conn.Watch(); socket, peer, _ = conn.Look() })
+		for nowPeer = 0; nowPeer <= peer; on(func() { _, nowPeer, _ = conn.Look() }) {
+			if len(rest) < 32<<10 {
+				t.Fatal("the socket asks for more each time")
+			}
+			r.expect(c, rest[:32<<10])
+			rest = rest[32<<10:]
+		}
+		on(func() {
+			if nowSocket, _, full = conn.Look(); nowSocket == socket && full {
+				conn.Tick()
+				seen = true
+			}
+		})
+		want = rest
+	}
+	r.expect(c, want)
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+}
+
+// flooded is how often a flood sends its message: more than the sockets take.
+const flooded = 24
+
+// flood sends messages without reading what comes back.
+func (r *rig) flood(message []byte) (net.Conn, <-chan error) {
+	r.Helper()
+	c := r.dial()
+	if err := c.(*net.TCPConn).SetReadBuffer(512 << 10); err != nil {
+		r.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		for range flooded {
+			if _, err := c.Write(message); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	return c, sent
 }
 
 // Strangers make room for others, those who were served do not.
@@ -525,7 +568,7 @@ func TestConnectionsAreSpread(t *testing.T) {
 	seen := map[*block.Thread]int{}
 	for range 8 {
 		r.dial()
-		seen[<-r.made]++
+		seen[(<-r.made).Thread()]++
 	}
 	for _, th := range r.threads {
 		if seen[th] != 2 {

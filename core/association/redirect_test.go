@@ -2,6 +2,7 @@ package association
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +132,12 @@ func TestRedirectWithoutMeta(t *testing.T) {
 	w.must(err)
 	w.nudge()
 	w.must(w.Sync(w.ctx))
+	w.Service.mu.Lock()
+	known := slices.Clone(w.Service.portals)
+	w.Service.mu.Unlock()
+	if !slices.Equal(known, []string{"198.51.100.9:3260"}) {
+		t.Errorf("portals to send to: %v", known)
+	}
 	w.must(w.Session.Close(w.ctx))
 	if got := elsewhere(); got != "198.51.100.9:3260" {
 		t.Errorf("sent to %q", got)

@@ -52,19 +52,24 @@ func nodeState(n admin.Node) string {
 	switch {
 	case n.Drain == nil:
 		return n.State
-	case n.Drain.Left == 0:
+	case n.Drain.Left == 0 && n.Drain.Paths == 0:
 		return n.State + ", drained"
 	}
-	return fmt.Sprintf("%s, draining: %d replicas left", n.State, n.Drain.Left)
+	s := fmt.Sprintf("%s, draining: %d replicas and %d paths left", n.State, n.Drain.Left, n.Drain.Paths)
+	if n.Drain.Reason != "" {
+		s += ": " + n.Drain.Reason
+	}
+	return s
 }
 
 func nodeDrain(g *globals) *cobra.Command {
 	var in admin.NodeDrainAsk
 	c := &cobra.Command{
-		Use: "drain NAME", Short: "Make the replicas of a node on others, and put no new ones on it", Args: usageArgs(cobra.ExactArgs(1)),
-		Long: `Make the replicas of a node on other nodes, while hosts use them, and put no new ones
-on it. Returns at once; node list shows how far it is. It is refused when volumes would
-have fewer replicas than they are to have.`,
+		Use: "drain NAME", Short: "Move the replicas and the paths of a node to others, and put no new ones on it", Args: usageArgs(cobra.ExactArgs(1)),
+		Long: `Make the replicas of a node on other nodes, and move the paths of its hosts there, while
+hosts use them, and put no new ones on it. Hosts stay connected to it. Returns at once;
+node list shows how far it is. It is refused when volumes would have fewer replicas than
+they are to have, and when no other node could serve its hosts.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := g.client().Do(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/drain", in, nil); err != nil {
 				return err
@@ -72,18 +77,18 @@ have fewer replicas than they are to have.`,
 			return g.done(c.OutOrStdout(), struct{}{}, "node %s is being emptied; see: mooring node list", args[0])
 		},
 	}
-	c.Flags().BoolVar(&in.Force, "force", false, "begin although there are too few other nodes; what finds no place stays")
+	c.Flags().BoolVar(&in.Force, "force", false, "begin although there are too few other nodes; what finds no place stays, replicas and paths")
 	return c
 }
 
 func nodeUndrain(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "undrain NAME", Short: "Have a node that is draining take replicas again", Args: usageArgs(cobra.ExactArgs(1)),
+		Use: "undrain NAME", Short: "Have a node that is draining take replicas and paths again", Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := g.client().Do(c.Context(), "POST", "/v1/nodes/"+url.PathEscape(args[0])+"/undrain", nil, nil); err != nil {
 				return err
 			}
-			return g.done(c.OutOrStdout(), struct{}{}, "node %s takes new replicas again; what was moved stays where it is", args[0])
+			return g.done(c.OutOrStdout(), struct{}{}, "node %s takes new replicas and paths again; what was moved stays where it is", args[0])
 		},
 	}
 }

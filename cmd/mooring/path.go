@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,11 @@ func pathList(g *globals) *cobra.Command {
 			}
 			return g.print(c.OutOrStdout(), ps, "HOST SUBSYSTEM NSID OPTIMIZED NON-OPTIMIZED EPOCH POLICY REASON", func(row func(...any)) {
 				for _, p := range ps {
-					row(p.Host, p.Subsystem, unit(p.NSID), p.Optimized, list(p.NonOptimized), p.Epoch, p.Policy, p.Reason)
+					var other []string
+					for _, id := range p.NonOptimized {
+						other = append(other, pointOf(p, id))
+					}
+					row(p.Host, p.Subsystem, unit(p.NSID), pointOf(p, p.Optimized), list(other), p.Epoch, p.Policy, p.Reason)
 				}
 			})
 		},
@@ -57,11 +62,22 @@ func pathExplain(g *globals) *cobra.Command {
 					if !p.Up {
 						up = "down: " + p.Reason
 					}
+					if p.Draining {
+						up = "draining, " + up
+					}
 					row(p.ID, p.State, p.Connected, p.Load, up)
 				}
 			})
 		},
 	}
+}
+
+// pointOf is an access point of a path, and whether it drains.
+func pointOf(p admin.Path, id string) string {
+	if slices.Contains(p.Draining, id) {
+		return id + " (draining)"
+	}
+	return id
 }
 
 // wholeTarget is how the link of an initiator with a target is written where namespaces have a number.
@@ -75,7 +91,7 @@ func unit(nsid uint32) string {
 }
 
 func explain(w io.Writer, x admin.PathExplanation) {
-	fmt.Fprintf(w, "optimized at %s since %s: %s (%s)\n", x.Optimized, x.Since.Local().Format("2006-01-02 15:04:05"), x.Reason, x.Policy)
+	fmt.Fprintf(w, "optimized at %s since %s: %s (%s)\n", pointOf(x.Path, x.Optimized), x.Since.Local().Format("2006-01-02 15:04:05"), x.Reason, x.Policy)
 	fmt.Fprintf(w, "tenant %s chose policy %s; path epoch %d\n", x.Tenant, x.TenantPolicy, x.Epoch)
 	switch {
 	case x.Next == nil:

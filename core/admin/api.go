@@ -299,12 +299,14 @@ type Node struct {
 
 // NodeDrain says how far a node is emptied.
 type NodeDrain struct {
-	Left int `json:"replicas_left"`
+	Left   int    `json:"replicas_left"`
+	Paths  int    `json:"paths_left"`       // of connected hosts, that are optimized at it
+	Reason string `json:"reason,omitempty"` // why paths stay there
 }
 
 // NodeDrainAsk asks for a node to be emptied.
 type NodeDrainAsk struct {
-	Force bool `json:"force,omitempty"` // although volumes would have fewer replicas than they are to have
+	Force bool `json:"force,omitempty"` // although volumes would have fewer replicas than they are to have, or hosts have no other node
 }
 
 // Cluster says how the cluster's etcd fares.

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -21,6 +22,8 @@ type Path struct {
 	Reason       string    `json:"reason"`
 	Epoch        uint64    `json:"epoch"`
 	Since        time.Time `json:"since"` // that it is optimized there
+	// Draining are those of its access points whose node drains: the optimized one is to leave it.
+	Draining []string `json:"draining,omitempty"`
 }
 
 // PathWhatIf is what a simulation supposes.
@@ -53,6 +56,7 @@ type PathPoint struct {
 	URL       string `json:"url"`
 	Up        bool   `json:"up"`
 	Reason    string `json:"reason,omitempty"` // why it is not up
+	Draining  bool   `json:"draining"`         // its node is: it is optimized only where the host has no other
 	State     string `json:"state"`            // optimized, non-optimized or inaccessible
 	Connected bool   `json:"connected"`        // the host is, there
 	Load      int    `json:"load"`             // paths of all connected hosts that are optimized there
@@ -78,12 +82,26 @@ func presentPath(p meta.Path) Path {
 }
 
 func (s *Server) paths(r *http.Request) (any, error) {
+	points, err := s.Meta.AccessPoints(r.Context())
+	if err != nil {
+		return nil, err
+	}
 	all, err := s.Meta.Paths(r.Context())
 	out := []Path{}
 	for _, p := range all {
-		out = append(out, presentPath(p))
+		x := presentPath(p)
+		x.markDraining(points)
+		out = append(out, x)
 	}
 	return out, err
+}
+
+func (p *Path) markDraining(points []meta.AccessPoint) {
+	for _, id := range append([]string{p.Optimized}, p.NonOptimized...) {
+		if slices.ContainsFunc(points, func(a meta.AccessPoint) bool { return a.ID == id && a.Draining }) {
+			p.Draining = append(p.Draining, id)
+		}
+	}
 }
 
 func (s *Server) simulatePaths(r *http.Request) (any, error) {
@@ -112,13 +130,17 @@ func (s *Server) explainPath(r *http.Request) (any, error) {
 		return nil, err
 	}
 	out := PathExplanation{Path: presentPath(x.Path), Tenant: x.Tenant, TenantPolicy: x.Policy, Points: []PathPoint{}}
+	var points []meta.AccessPoint
 	for _, p := range x.Points {
+		points = append(points, p.AccessPoint)
 		out.Points = append(out.Points, PathPoint{
-			ID: p.ID, URL: p.URL, Up: p.Up, Reason: p.Reason, State: stateNames[p.State], Connected: p.Connected, Load: p.Load,
+			ID: p.ID, URL: p.URL, Up: p.Up, Reason: p.Reason, Draining: p.Draining, State: stateNames[p.State], Connected: p.Connected, Load: p.Load,
 		})
 	}
+	out.markDraining(points)
 	if x.Next.Optimized != "" {
 		next := presentPath(x.Next)
+		next.markDraining(points)
 		out.Next = &next
 	}
 	return out, nil

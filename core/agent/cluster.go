@@ -182,11 +182,9 @@ func (a *agent) nodes(ctx context.Context) ([]admin.Node, error) {
 			o.State = "witness"
 		}
 		if n.Draining {
-			use, err := a.meta.StoreUse(ctx)
-			if err != nil {
+			if o.Drain, err = a.drainState(ctx, n, stores); err != nil {
 				return nil, err
 			}
-			o.Drain = drainState(n, stores, use)
 		}
 		for _, s := range stores {
 			if s.Node == n.ID {

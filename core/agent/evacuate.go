@@ -42,13 +42,20 @@ func (a *agent) DrainNode(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if why != "" && !force {
-		return &meta.InUseError{What: "node " + name, Users: []string{why}}
+	last, err := a.paths.Irreplaceable(ctx, n.ID)
+	if err != nil {
+		return err
+	}
+	for _, p := range last {
+		why = append(why, fmt.Sprintf("hosts at %s: no other node has an access point of that protocol that is up and does not drain; add one, or -force begins all the same and leaves their paths where they are", p.URL))
+	}
+	if why != nil && !force {
+		return &meta.InUseError{What: "node " + name, Users: why}
 	}
 	if err := a.meta.SetNodeDraining(ctx, n.ID, true); err != nil {
 		return err
 	}
-	a.event(meta.Info, "node-draining", name, "it gets no new extents, and its replicas are made on other nodes")
+	a.event(meta.Info, "node-draining", name, "it gets no new extents and paths, its replicas are made on other nodes, and its paths move there")
 	return nil
 }
 
@@ -64,19 +71,19 @@ func (a *agent) UndrainNode(ctx context.Context, name string) error {
 	if err := a.meta.SetNodeDraining(ctx, n.ID, false); err != nil {
 		return err
 	}
-	a.event(meta.Info, "node-undrained", name, "it takes new extents again")
+	a.event(meta.Info, "node-undrained", name, "it takes new extents and paths again")
 	return nil
 }
 
-// unsafeToDrain says which volumes would have fewer replicas than they are to have without a node, if any.
-func (a *agent) unsafeToDrain(ctx context.Context, n meta.Node) (string, error) {
+// unsafeToDrain says which volume would have fewer replicas than it is to have without a node, if any.
+func (a *agent) unsafeToDrain(ctx context.Context, n meta.Node) ([]string, error) {
 	on, err := a.storesOf(ctx, n.ID)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	vols, err := a.meta.Volumes(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, v := range vols {
 		there := false
@@ -84,20 +91,20 @@ func (a *agent) unsafeToDrain(ctx context.Context, n meta.Node) (string, error) 
 			there = there || slices.ContainsFunc(e.Set, func(m meta.Member) bool { return on[m.Store] })
 			return nil
 		}); err != nil {
-			return "", err
+			return nil, err
 		}
 		if !there || v.State != meta.VolumeActive {
 			continue
 		}
 		s, err := a.meta.Spread(ctx, v.Replicas, v.Media, n.ID)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		if s.Nodes < v.Replicas {
-			return fmt.Sprintf("volume %s, which is to have %d replicas: %d other nodes have active stores for them; add one, or -force begins all the same and leaves what finds no place", v, v.Replicas, s.Nodes), nil
+			return []string{fmt.Sprintf("volume %s, which is to have %d replicas: %d other nodes have active stores for them; add one, or -force begins all the same and leaves what finds no place", v, v.Replicas, s.Nodes)}, nil
 		}
 	}
-	return "", nil
+	return nil, nil
 }
 
 func (a *agent) storesOf(ctx context.Context, nodes ...uuid.UUID) (map[uuid.UUID]bool, error) {
@@ -229,12 +236,17 @@ func (a *agent) relieve(ctx context.Context, v meta.Volume, r relief) error {
 }
 
 // drainState is how far a draining node is.
-func drainState(n meta.Node, stores []meta.Store, use map[uuid.UUID]int) *admin.NodeDrain {
+func (a *agent) drainState(ctx context.Context, n meta.Node, stores []meta.Store) (*admin.NodeDrain, error) {
+	use, err := a.meta.StoreUse(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := &admin.NodeDrain{}
 	for _, s := range stores {
 		if s.Node == n.ID {
 			out.Left += use[s.ID]
 		}
 	}
-	return out
+	out.Paths, out.Reason, err = a.paths.Left(ctx, n.ID)
+	return out, err
 }

@@ -26,7 +26,7 @@ const reconcileRetry = time.Second
 func (s *Service) reconcile(ctx context.Context) {
 	defer close(s.done)
 	hints := s.Meta.Watch(ctx, meta.TopicSubsystems, meta.TopicNamespaces, meta.TopicVolumes, meta.TopicPaths,
-		meta.TopicAssociations, meta.TopicAccessPoints, meta.TopicReservations, meta.TopicSessions)
+		meta.TopicAssociations, meta.TopicAccessPoints, meta.TopicReservations, meta.TopicSessions, meta.TopicNodes)
 	var again <-chan time.Time // after a round that failed
 	for {
 		var ran chan struct{}

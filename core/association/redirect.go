@@ -87,7 +87,7 @@ func (s *Service) leased(ctx context.Context) (context.Context, context.CancelFu
 }
 
 // elsewhere is where an initiator goes while this node cannot use its Meta session; "" if it can, or
-// there is no other portal.
+// there is no other portal. Those of nodes that drain are the last resort.
 func (s *Service) elsewhere(initiator, target string) string {
 	if s.Session.Left() > 0 {
 		return ""
@@ -116,17 +116,24 @@ func (s *Service) readPortals(ctx context.Context) error {
 	for _, n := range nodes {
 		at[n.ID] = n.Address
 	}
-	var out []string
+	var staying, leaving []string
 	for _, p := range points {
 		if p.Node == s.Node.ID || !p.Up || p.Redirector || !strings.HasPrefix(p.URL, "iscsi:") {
 			continue
 		}
-		if address, err := portalAddress(p.URL, at[p.Node]); err == nil {
-			out = append(out, address)
+		address, err := portalAddress(p.URL, at[p.Node])
+		switch {
+		case err != nil:
+		case p.Draining:
+			leaving = append(leaving, address)
+		default:
+			staying = append(staying, address)
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.portals = out
+	if s.portals = staying; staying == nil {
+		s.portals = leaving
+	}
 	return nil
 }

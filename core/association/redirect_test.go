@@ -142,4 +142,27 @@ func TestRedirectWithoutMeta(t *testing.T) {
 	if got := elsewhere(); got != "198.51.100.9:3260" {
 		t.Errorf("sent to %q", got)
 	}
+
+	// A node that drains is the last resort.
+	third, err := w.Meta.JoinNode(w.ctx, meta.Node{ID: uuid.New(), Name: "third", Address: "198.51.100.10:7400"})
+	w.must(err)
+	s3, err := w.Meta.StartSession(w.ctx, meta.SessionOptions{Node: third.ID, TTL: time.Minute})
+	w.must(err)
+	t.Cleanup(func() { w.must(s3.Close(context.Background())) })
+	_, err = w.Meta.PublishAccessPoints(w.ctx, s3, []meta.AccessPoint{{ID: "t", URL: "iscsi://198.51.100.10:3260", Up: true}})
+	w.must(err)
+	for _, x := range []struct {
+		drains uuid.UUID
+		want   string
+	}{{node.ID, "198.51.100.10:3260"}, {third.ID, "198.51.100.10:3260 198.51.100.9:3260"}} {
+		w.must(w.Meta.SetNodeDraining(w.ctx, x.drains, true))
+		w.must(w.readPortals(w.ctx))
+		w.mu.Lock()
+		got := slices.Clone(w.Service.portals)
+		w.mu.Unlock()
+		slices.Sort(got)
+		if s := strings.Join(got, " "); s != x.want {
+			t.Errorf("with another node that drains initiators are sent to %q, want %q", s, x.want)
+		}
+	}
 }

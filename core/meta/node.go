@@ -28,7 +28,7 @@ type Node struct {
 	// Zone and Rack are the failure domains that it is in, the rack within the zone; "": it is not said.
 	Zone string `json:"zone,omitempty"`
 	Rack string `json:"rack,omitempty"`
-	// Draining says that it gets no new extents, and that those it has are to leave.
+	// Draining says that it gets no new extents and no new paths, and that those it has are to leave.
 	Draining bool `json:"draining,omitempty"`
 	// Witness says that it only votes: it has no stores, serves no host and has no slot.
 	Witness bool `json:"witness,omitempty"`

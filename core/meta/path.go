@@ -396,6 +396,8 @@ type AccessPoint struct {
 	// initiators on.
 	Redirector bool   `json:"redirector,omitempty"`
 	PortID     uint16 `json:"port_id"` // NVMe port identifier, unique in the cluster and kept for the URL's life
+	// Draining says that its node is, so that paths are to leave it. Not stored.
+	Draining bool `json:"-"`
 }
 
 // maxAccessPoints is how many access points a node has at most.
@@ -465,7 +467,7 @@ func (m *Meta) PublishAccessPoints(ctx context.Context, s *Session, want []Acces
 }
 
 // AccessPoints returns the access points of all nodes by ID; those of a node that
-// is not alive are down.
+// is not alive are down, and those of one that is draining are draining.
 func (m *Meta) AccessPoints(ctx context.Context) ([]AccessPoint, error) {
 	sessions, err := m.Sessions(ctx)
 	if err != nil {
@@ -475,8 +477,17 @@ func (m *Meta) AccessPoints(ctx context.Context) ([]AccessPoint, error) {
 	for _, s := range sessions {
 		alive[s.Node] = true
 	}
+	nodes, err := m.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	draining := map[uuid.UUID]bool{}
+	for _, n := range nodes {
+		draining[n.ID] = n.Draining
+	}
 	all, err := list[AccessPoint](ctx, m, "accesspoint/")
 	for i := range all {
+		all[i].Draining = draining[all[i].Node]
 		if !alive[all[i].Node] {
 			all[i].Up, all[i].Reason = false, "its node is not alive"
 		}

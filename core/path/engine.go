@@ -94,6 +94,7 @@ type Engine struct {
 
 	mu    sync.Mutex
 	moved map[meta.PathKey]int64 // Boot time of the last move by a write
+	left  pace                   // of paths that leave nodes that drain
 }
 
 // NewEngine returns an engine without goroutines of its own; see Run.
@@ -163,7 +164,7 @@ func (e *Engine) rescue(ctx context.Context, req *policy.Request, s *snapshot) (
 // reachable says whether a host has a connection, or could have one, to an access point
 // where the pair is optimized or non-optimized.
 func reachable(p *policy.Pair) bool {
-	return p.Stays() || slices.ContainsFunc(p.Present.GetNonOptimized(), p.Candidate)
+	return p.Reaches(p.Present.GetOptimized()) || slices.ContainsFunc(p.Present.GetNonOptimized(), p.Reaches)
 }
 
 // placed are the paths of an answer that was found to be good.
@@ -205,52 +206,72 @@ func (e *Engine) logPlaced(was, p meta.Path) {
 // Reconcile has the policy of each tenant decide anew where every connected host finds
 // its namespaces. A policy that fails changes nothing, but for what has no path that
 // its host could use: that is placed by Builtin. The error joins those of the policies.
-func (e *Engine) Reconcile(ctx context.Context) error { return e.decideAll(ctx, false) }
+// Paths leave nodes that drain at a bounded pace, which may need further calls: Run makes them.
+func (e *Engine) Reconcile(ctx context.Context) error {
+	_, err := e.decideAll(ctx, false)
+	return err
+}
 
 // Rebalance is Reconcile, but evenness comes before staying.
-func (e *Engine) Rebalance(ctx context.Context) error { return e.decideAll(ctx, true) }
+func (e *Engine) Rebalance(ctx context.Context) error {
+	defer e.Nudge() // for what the pace held back
+	_, err := e.decideAll(ctx, true)
+	return err
+}
 
-func (e *Engine) decideAll(ctx context.Context, rebalance bool) error {
+// round is what a call of reconcile leaves.
+type round struct {
+	drains bool // a node does
+	held   bool // paths that are to leave such nodes wait for their turn
+}
+
+func (e *Engine) decideAll(ctx context.Context, rebalance bool) (round, error) {
 	e.deciding.Lock()
 	defer e.deciding.Unlock()
 	for range 10 {
-		err := e.reconcile(ctx, rebalance)
+		r, err := e.reconcile(ctx, rebalance)
 		if !errors.Is(err, meta.ErrConflict) {
-			return err
+			return r, err
 		}
 	}
-	return fmt.Errorf("place paths: %w", meta.ErrConflict)
+	return round{}, fmt.Errorf("place paths: %w", meta.ErrConflict)
 }
 
-func (e *Engine) reconcile(ctx context.Context, rebalance bool) error {
+func (e *Engine) reconcile(ctx context.Context, rebalance bool) (round, error) {
 	s, err := e.all(ctx)
 	if err != nil {
-		return err
+		return round{}, err
 	}
+	r := round{drains: slices.ContainsFunc(s.points, func(a meta.AccessPoint) bool { return a.Draining })}
 	failed := []error{e.meta.ForgetLinks(ctx, s.forsaken())}
 	for _, name := range s.policies() {
-		err := e.decide(ctx, s, name, rebalance)
+		held, err := e.decide(ctx, s, name, rebalance)
 		if errors.Is(err, meta.ErrConflict) {
-			return err
+			return r, err
 		}
+		r.held = r.held || held
 		failed = append(failed, err)
 	}
-	return errors.Join(failed...)
+	return r, errors.Join(failed...)
 }
 
-// decide has one policy place what it is to place.
-func (e *Engine) decide(ctx context.Context, s *snapshot, name string, rebalance bool) error {
+// decide has one policy place what it is to place. held says that paths wait for their turn to leave a node that drains.
+func (e *Engine) decide(ctx context.Context, s *snapshot, name string, rebalance bool) (held bool, err error) {
 	req := s.request(name, rebalance)
 	answer, by, err := e.ask(ctx, name, req)
 	if err != nil {
 		_, lost := e.rescue(ctx, req, s)
-		return errors.Join(err, lost)
+		return false, errors.Join(err, lost)
 	}
-	done, err := e.commit(ctx, s, s.placed(by, answer))
+	paths, held, err := e.paced(req, s, s.placed(by, answer))
+	if err != nil {
+		return false, err
+	}
+	done, err := e.commit(ctx, s, paths)
 	for _, p := range done { // the next policy sees where these are now
 		s.paths[p.Key] = p
 	}
-	return err
+	return held, err
 }
 
 // ask returns a good answer, and who gave it. Where there is nothing to choose, the
@@ -371,10 +392,11 @@ func (e *Engine) Nudge() {
 }
 
 // Run reconciles whenever Meta hints at a reason, until ctx ends: at once after most,
-// after a while when hosts connect or leave.
+// after a while when hosts connect or leave. While a node drains it looks again and again: a host's
+// write may move a path back there.
 func (e *Engine) Run(ctx context.Context) {
 	hints := e.meta.Watch(ctx, meta.TopicAccessPoints, meta.TopicSessions, meta.TopicNamespaces, meta.TopicSubsystems, meta.TopicTenants, meta.TopicVolumes,
-		meta.TopicAssociations)
+		meta.TopicAssociations, meta.TopicNodes)
 	due := time.NewTimer(0)
 	defer due.Stop()
 	var since time.Time // of the first change that waits; zero: none does
@@ -400,9 +422,15 @@ func (e *Engine) Run(ctx context.Context) {
 			soon(0)
 		case <-due.C:
 			since = time.Time{}
-			err := e.turn(ctx)
+			r, err := e.turn(ctx)
 			if err == nil || ctx.Err() != nil {
 				retry, said = minRetry, ""
+				switch {
+				case r.held:
+					due.Reset(leaveEvery)
+				case r.drains:
+					due.Reset(drainChecks * e.calm)
+				}
 				continue
 			}
 			if err.Error() != said {
@@ -416,12 +444,12 @@ func (e *Engine) Run(ctx context.Context) {
 }
 
 // turn reconciles if that is for this node to do.
-func (e *Engine) turn(ctx context.Context) error {
+func (e *Engine) turn(ctx context.Context) (round, error) {
 	mine, err := e.mine(ctx)
 	if err != nil || !mine {
-		return err
+		return round{}, err
 	}
-	return e.Reconcile(ctx)
+	return e.decideAll(ctx, false)
 }
 
 // mine says whether this node is the one that has policies decide. Two nodes that both

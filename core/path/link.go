@@ -10,7 +10,8 @@ import (
 )
 
 // Link returns the access point to which the sessions of a host with a redirected target go. If none
-// is bound, or the one that is bound is down, the tenant's policy decides, before there is a session.
+// is bound, or the one that is bound is down, or drains while another one does not, the tenant's policy
+// decides, before there is a session.
 // asked is the access point where the host logs in, which is up, whatever Meta may say yet. The
 // binding holds as long as the host has a session, and for a moment before the first one.
 func (e *Engine) Link(ctx context.Context, iqn string, h meta.HostID, asked string) (meta.AccessPoint, error) {
@@ -96,7 +97,7 @@ func (s *snapshot) bound(m *meta.Meta, iqn string, h meta.HostID) (meta.AccessPo
 		return meta.AccessPoint{}, false
 	}
 	there := m.Promised(link) || slices.ContainsFunc(s.hosts[iqn], func(a meta.Associations) bool { return a.Host.Name == h.Name && len(s.connected(a)) > 0 })
-	i := slices.IndexFunc(s.points, func(a meta.AccessPoint) bool { return a.ID == link.Optimized && a.Up })
+	i := slices.IndexFunc(s.points, func(a meta.AccessPoint) bool { return a.ID == link.Optimized && a.Up && !s.leaves(a) })
 	if !there || i < 0 {
 		return meta.AccessPoint{}, false
 	}

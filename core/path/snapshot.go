@@ -197,7 +197,7 @@ func (s *snapshot) request(name string, rebalance bool) *policy.Request {
 	}
 	for _, a := range s.points {
 		req.AccessPoints = append(req.AccessPoints, &policy.AccessPoint{
-			Id: a.ID, Node: a.Node.String(), Protocol: protocolOf(a.URL), Up: a.Up, Load: load[a.ID],
+			Id: a.ID, Node: a.Node.String(), Protocol: protocolOf(a.URL), Up: a.Up, Draining: a.Draining, Load: load[a.ID],
 		})
 	}
 	sortRequest(req)

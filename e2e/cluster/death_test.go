@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,14 +35,33 @@ type load struct {
 
 func (n *node) load(c *nvmehost.Controller) *load { return n.loadAt(c, 0) }
 
-func (n *node) loadAt(c *nvmehost.Controller, from nvme.LBA) *load {
+func (n *node) loadAt(c *nvmehost.Controller, from nvme.LBA) *load { return n.loadOn(oneWay{c}, from) }
+
+// blocks are a namespace, as a host has it.
+type blocks interface {
+	Read(ctx context.Context, lba nvme.LBA, data []byte) error
+	Write(ctx context.Context, lba nvme.LBA, data []byte, fua bool) error
+}
+
+// oneWay is namespace 1 of a controller.
+type oneWay struct{ *nvmehost.Controller }
+
+func (w oneWay) Read(ctx context.Context, lba nvme.LBA, data []byte) error {
+	return w.Controller.Read(ctx, 1, lba, data)
+}
+
+func (w oneWay) Write(ctx context.Context, lba nvme.LBA, data []byte, fua bool) error {
+	return w.Controller.Write(ctx, 1, lba, data, fua)
+}
+
+func (n *node) loadOn(b blocks, from nvme.LBA) *load {
 	l := &load{n: n, from: from, stop: make(chan struct{})}
-	l.ended.Go(func() { l.failed = l.run(c) })
+	l.ended.Go(func() { l.failed = l.run(b) })
 	n.t.Cleanup(l.end)
 	return l
 }
 
-func (l *load) run(c *nvmehost.Controller) error {
+func (l *load) run(b blocks) error {
 	block, got := make([]byte, 4096), make([]byte, 4096)
 	last := time.Now()
 	for i := uint64(1); ; i++ {
@@ -52,10 +72,10 @@ func (l *load) run(c *nvmehost.Controller) error {
 		}
 		binary.LittleEndian.PutUint64(block, i)
 		lba := l.from + nvme.LBA(i%64)
-		if err := again(func() error { return c.Write(l.n.ctx, 1, lba, block, false) }); err != nil {
+		if err := again(func() error { return b.Write(l.n.ctx, lba, block, false) }); err != nil {
 			return fmt.Errorf("write %d: %w", i, err)
 		}
-		if err := again(func() error { return c.Read(l.n.ctx, 1, lba, got) }); err != nil || !bytes.Equal(got, block) {
+		if err := again(func() error { return b.Read(l.n.ctx, lba, got) }); err != nil || !bytes.Equal(got, block) {
 			return fmt.Errorf("read back of write %d: %x, %w", i, got[:8], err)
 		}
 		now := time.Now()

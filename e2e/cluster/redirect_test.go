@@ -143,14 +143,15 @@ func sessions(nodes []*node) map[string]*node {
 }
 
 // Another policy and a rebalance have live sessions leave and come back elsewhere: two initiators with three targets each share
-// no portal by the one, and have their links evenly spread by the other.
+// no portal by the one, and have their links evenly spread by the other. They leave a node that is drained, and initiators go on.
 func TestSessionsMove(t *testing.T) {
 	nodes := form(t, "a", "b", "c")
 	const initiators, targets = 2, 6
+	var hosts []*qemu
 	for i := range targets {
 		target := fmt.Sprintf("%s%d", iqn, i)
 		nodes[0].serveTarget(fmt.Sprintf("v%d", i), target, "-replicas", "1")
-		nodes[i%3].qemu(target, fmt.Sprintf("iqn.2026-11.com.example:h%d", i%initiators))
+		hosts = append(hosts, nodes[i%3].qemu(target, fmt.Sprintf("iqn.2026-11.com.example:h%d", i%initiators)))
 	}
 	settled := func(what string, ok func(map[*node]int) bool) map[string]*node {
 		t.Helper()
@@ -179,5 +180,11 @@ func TestSessionsMove(t *testing.T) {
 		if after[target] != n {
 			t.Logf("the live session with %s moved from %s (node %s) to %s (node %s)", target, n.iscsi, n.name, after[target].iscsi, after[target].name)
 		}
+	}
+	nodes[1].do("node", "drain", nodes[0].name)
+	settled("not at the drained one", func(links map[*node]int) bool { return links[nodes[0]] == 0 })
+	nodes[1].drains(nodes[0], "to be drained", func(d admin.NodeDrain) bool { return d.Paths == 0 && d.Left == 0 })
+	for _, q := range hosts {
+		q.do("write -P 7 64k 64k", "wrote 65536/65536")
 	}
 }

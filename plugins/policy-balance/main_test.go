@@ -78,11 +78,23 @@ func TestRules(t *testing.T) {
 		{"what is new makes it even", present(ungrouped(cluster(3, 6)), "aab"), "aabcbc"},
 		{"rebalance puts evenness before staying", rebalance(present(ungrouped(cluster(3, 6)), "aaaabb")), "ccaabb"},
 		{"one that is down is left", down(present(cluster(3, 3), "abc"), "b"), "aac"},
+		{"one that drains is left", draining(present(cluster(3, 3), "abc"), "b"), "aac"},
+		{"and gets nothing that is new", draining(cluster(3, 4), "a"), "bcbc"},
+		{"one that does not drain any more gets nothing back", present(cluster(3, 2), "ac"), "ac"},
+		{"unless the group goes apart by that", present(cluster(3, 3), "aac"), "abc"},
+		{"all drain: nothing moves", draining(draining(present(cluster(2, 2), "ab"), "a"), "b"), "ab"},
 	} {
 		if s := at(place(t, c.req)); s != c.want {
 			t.Errorf("%s: %q, want %q", c.rule, s, c.want)
 		}
 	}
+}
+
+func draining(req *policy.Request, id string) *policy.Request {
+	for _, a := range req.AccessPoints {
+		a.Draining = a.Draining || a.Id == id
+	}
+	return req
 }
 
 func ungrouped(req *policy.Request) *policy.Request {

@@ -83,6 +83,13 @@ func down(req *policy.Request, id string) *policy.Request {
 	return req
 }
 
+func draining(req *policy.Request, id string) *policy.Request {
+	for _, a := range req.AccessPoints {
+		a.Draining = a.Draining || a.Id == id
+	}
+	return req
+}
+
 func TestRules(t *testing.T) {
 	for _, c := range []struct {
 		rule string
@@ -100,6 +107,10 @@ func TestRules(t *testing.T) {
 		{"and stays at those that it has", present(cluster(3, 3, 1), "aabbcc--"), "bbbbccaa"},
 		{"rebalance puts evenness before staying", rebalance(present(cluster(2, 1, 1, 1, 1), "aaaaaaaa")), "bbbbaaaa"},
 		{"one that is down is left", down(present(cluster(3, 1, 1), "aabb"), "a"), "ccbb"},
+		{"one that drains is left", draining(present(cluster(3, 1, 1), "aabb"), "a"), "ccbb"},
+		{"it gets nothing that is new, and does not count where hosts are kept apart", draining(cluster(3, 1, 1, 1), "b"), "aaccaa"},
+		{"one that does not drain any more gets nothing back", present(cluster(3, 1, 1), "ccbb"), "ccbb"},
+		{"all drain: nothing moves", draining(draining(present(cluster(2, 1, 1), "aabb"), "a"), "b"), "aabb"},
 	} {
 		if s := at(place(t, c.req)); s != c.want {
 			t.Errorf("%s: %q, want %q", c.rule, s, c.want)

@@ -51,6 +51,7 @@ func RunPolicy(t *testing.T, config PolicyConfig) {
 		{"AskedAgainNothingMoves", (*policySuite).again},
 		{"RequestIsNotChanged", (*policySuite).untouched},
 		{"NothingUp", (*policySuite).nothingUp},
+		{"Draining", (*policySuite).draining},
 		{"NothingToDecide", (*policySuite).nothing},
 		{"ManyAtOnce", (*policySuite).many},
 		{"TenThousandPairs", (*policySuite).large},
@@ -237,6 +238,22 @@ func (s *policySuite) nothingUp() {
 	s.place(req)
 	req.AccessPoints = nil
 	s.place(req)
+}
+
+// draining has node after node drain: what is there leaves it, and nothing goes there, until it drains no more.
+func (s *policySuite) draining() {
+	req := LargeCluster(6, 6, 5)
+	for _, at := range req.AccessPoints {
+		req.Placements = s.place(req).Placements
+		at.Draining = true
+		req.Placements = s.place(req).Placements
+		for _, p := range req.Placements {
+			if p.Optimized == at.Id || slices.Contains(p.NonOptimized, at.Id) {
+				s.Fatalf("%s drains, and host %s, namespace %s is placed at %s, %v", at.Id, p.Host, p.Namespace, p.Optimized, p.NonOptimized)
+			}
+		}
+		at.Draining = false
+	}
 }
 
 func (s *policySuite) nothing() {

@@ -15,8 +15,9 @@ var ErrBadAnswer = errors.New("the policy's answer is invalid")
 // Every placement of the request is answered once, nothing else is, and each answer
 // has a reason. The optimized access point is one of the pair's Candidates. Beside it
 // there are as many non-optimized ones as there can be, up to MaxNonOptimized, all of
-// them up, and the three are on as many different nodes as there are. Where nothing
-// is up, the placement is what it was.
+// them up, and the three are on as many different nodes as there are; none of a node that
+// drains, if three others have access points that are up. Where nothing is up, the
+// placement is what it was.
 func Check(req *Request, resp *Response) error {
 	c, err := Read(req)
 	if err != nil {
@@ -73,6 +74,9 @@ func (c *Cluster) wrong(p *Pair, a *Placement) string {
 		}
 		if _, ok := slices.BinarySearchFunc(p.usable, id, byID); !ok {
 			return fmt.Sprintf("it has %q as non-optimized, which is not up, or not of the host's protocol", id)
+		}
+		if !p.besides(id) {
+			return fmt.Sprintf("it has %q as non-optimized, which is draining, and three other nodes are not", id)
 		}
 		nodes[c.points[id].GetNode()] = true
 	}

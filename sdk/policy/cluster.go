@@ -40,13 +40,21 @@ type Reach struct {
 	Candidates []*AccessPoint
 	Connected  []string // where the host has associations with the subsystem, the earliest first
 
-	usable []*AccessPoint // up and of the protocol, by ID
-	nodes  int            // of usable
+	usable  []*AccessPoint // up and of the protocol, by ID
+	nodes   int            // of usable
+	reached []*AccessPoint // usable, and where the host is connected if it is anywhere, by ID
+	beside  []*AccessPoint // usable, and may be non-optimized, by ID
 }
 
 // Candidate says whether an access point may become the optimized one.
 func (r *Reach) Candidate(id string) bool {
 	_, ok := slices.BinarySearchFunc(r.Candidates, id, byID)
+	return ok
+}
+
+// Reaches says whether the host could use a path that is optimized at an access point, draining or not.
+func (r *Reach) Reaches(id string) bool {
+	_, ok := slices.BinarySearchFunc(r.reached, id, byID)
 	return ok
 }
 
@@ -123,18 +131,29 @@ func (c *Cluster) reach(h *Host, subsystem string) *Reach {
 			r.Connected = append(r.Connected, k.GetAccessPoints()...)
 		}
 	}
-	nodes := map[string]bool{}
 	for _, a := range c.AccessPoints {
 		if a.GetUp() && a.GetProtocol() == h.GetProtocol() {
 			r.usable = append(r.usable, a)
-			nodes[a.GetNode()] = true
 		}
 	}
-	r.nodes = len(nodes)
+	r.nodes = nodesOf(r.usable)
 	connected := func(a *AccessPoint) bool { return slices.Contains(r.Connected, a.GetId()) }
 	staying := func(a *AccessPoint) bool { return !a.GetDraining() }
-	r.Candidates = prefer(prefer(r.usable, connected), staying)
+	r.reached = prefer(r.usable, connected)
+	r.Candidates = prefer(r.reached, staying)
+	r.beside = prefer(r.usable, staying)
+	if nodesOf(r.beside) < 1+MaxNonOptimized {
+		r.beside = r.usable
+	}
 	return r
+}
+
+func nodesOf(points []*AccessPoint) int {
+	nodes := map[string]bool{}
+	for _, a := range points {
+		nodes[a.GetNode()] = true
+	}
+	return len(nodes)
 }
 
 // prefer returns those that are wanted, or all if none is.
@@ -174,9 +193,10 @@ func (c *Cluster) WhyNot(p *Pair, id string) string {
 
 // Place answers a pair: with one of its Candidates as the optimized access point,
 // and non-optimized ones that Check accepts. These are on other nodes as long as
-// there are any; among equals, where the host is connected, what does not drain and
-// what is non-optimized already comes first, and then what follows in the order of
-// IDs, so that the paths of one access point have different ones to fall back on.
+// there are any, and do not drain as long as three nodes are left without those; among
+// equals, where the host is connected, what does not drain and what is non-optimized
+// already comes first, and then what follows in the order of IDs, so that the paths of
+// one access point have different ones to fall back on.
 func (c *Cluster) Place(p *Pair, optimized, reason string) *Placement {
 	out := &Placement{Host: p.Host.GetKey(), Namespace: p.Namespace.GetKey(), Optimized: optimized, Reason: reason}
 	if len(reason) > MaxReason {
@@ -195,6 +215,12 @@ func (c *Cluster) Stay(p *Pair) *Placement {
 	}
 }
 
+// besides says whether an access point may be non-optimized.
+func (r *Reach) besides(id string) bool {
+	_, ok := slices.BinarySearchFunc(r.beside, id, byID)
+	return ok
+}
+
 func (p *Pair) standbys(optimized string) []string {
 	first, _ := slices.BinarySearchFunc(p.usable, optimized, byID)
 	type option struct {
@@ -207,6 +233,9 @@ func (p *Pair) standbys(optimized string) []string {
 		a := p.usable[(first+i)%len(p.usable)]
 		if a.GetId() == optimized {
 			nodes[a.GetNode()] = true
+			continue
+		}
+		if !p.besides(a.GetId()) {
 			continue
 		}
 		o := option{AccessPoint: a}

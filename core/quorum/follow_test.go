@@ -56,8 +56,16 @@ func TestFollow(t *testing.T) {
 	directed(urls[own])
 	c.Stop(lead)
 	directed(urls[own])
-	if _, err := client.Put(ctx, "k", "v"); err != nil {
-		t.Errorf("after the death of the leader: %v", err)
+	// It is not for the client to send again what changes something, and an election takes a moment.
+	for {
+		_, err := client.Put(ctx, "k", "v")
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("after the death of the leader: %v", err)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	c.Stop(other) // the last one has no majority
 	directed(urls[lead], urls[other])

@@ -122,7 +122,7 @@ type bench struct {
 
 // fast is quick enough for tests and slow enough for a busy machine.
 var fast = Timing{
-	Start: 20 * time.Second, Stop: 5 * time.Second, Health: 20 * time.Millisecond, HealthTimeout: 2 * time.Second,
+	Start: 20 * time.Second, Stop: 5 * time.Second, Health: 20 * time.Millisecond, HealthTimeout: 4 * time.Second,
 	BackoffMin: time.Millisecond, BackoffMax: 10 * time.Millisecond, HealthyAfter: time.Hour,
 }
 
@@ -494,7 +494,9 @@ func TestPluginsThatDoNotComeUp(t *testing.T) {
 	timing.BackoffMin, timing.BackoffMax = time.Hour, time.Hour
 	patient := newBench(t, timing, "exits", "babbles", "elsewhere", "misnamed", "data")
 	timing.Start = 1500 * time.Millisecond // what the silent ones cost
-	hurried := newBench(t, timing, "silent", "data")
+	hurried := newBench(t, timing, "silent")
+	timing.Start = 4 * time.Second // so long it may take until it hangs
+	slower := newBench(t, timing, "data")
 	for _, c := range []struct {
 		b                *bench
 		name, mode, want string
@@ -507,7 +509,7 @@ func TestPluginsThatDoNotComeUp(t *testing.T) {
 		{patient, "data", "refuse", "no wish to start"},
 		{patient, "absent", "", "no such plugin"},
 		{hurried, "silent", "", "did not come up in time"},
-		{hurried, "data", "hang", "deadline"},
+		{slower, "data", "hang", "deadline"},
 	} {
 		t.Run(c.name+c.mode, func(t *testing.T) {
 			spec := Spec{Name: c.name, PoolBytes: 1 << 20, RingEntries: 16}
@@ -528,6 +530,7 @@ func TestPluginsThatDoNotComeUp(t *testing.T) {
 	}
 	patient.close()
 	hurried.close()
+	slower.close()
 }
 
 func TestCrashLoopBacksOff(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -51,12 +52,28 @@ func (f *file) write(t *testing.T) {
 
 // freePort is an address of loopback that nobody listened at a moment ago.
 func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Helper()
+	l := listenLow(t)
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// lastPort is the one that listenLow tried last.
+var lastPort atomic.Int32
+
+func init() { lastPort.Store(21000 + rand.Int32N(9000)) }
+
+// listenLow listens at a port of loopback below those that the kernel gives to connections, so that it is still free when it is closed
+// and an agent is to listen there, and at another one each time.
+func listenLow(t *testing.T) net.Listener {
+	t.Helper()
+	for range 1000 {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lastPort.Add(1))); err == nil {
+			return l
+		}
+	}
+	t.Fatal("no port of loopback is free")
+	return nil
 }
 
 // A reload compares the file with what runs: what could not be applied is said again until it

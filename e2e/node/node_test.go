@@ -93,10 +93,7 @@ func startAt(t *testing.T, schemes []string, args ...string) *agent {
 	args = append([]string{"agent", "-socket", a.socket}, args...)
 	var ports []net.Listener
 	for _, scheme := range schemes {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := listenLow(t)
 		defer l.Close() // in case of an error below
 		ports = append(ports, l)
 		a.addresses = append(a.addresses, l.Addr().String())

@@ -486,7 +486,7 @@ func newStubCore(h block.Handle) *stubCore {
 		}}})
 	}
 	x.Targets[1].Address = "192.0.2.100:3260" // for discovery; a redirector's
-	for i := range 40 { // for discovery
+	for i := range 40 {                       // for discovery
 		x.Targets = append(x.Targets, &proto.Target{Iqn: fmt.Sprintf("%s-%02d", testTarget, i), AllowedHosts: []string{testInitiator + "-2"}})
 	}
 	c.updates <- &proto.Update{Update: &proto.Update_Exports{Exports: x}}
